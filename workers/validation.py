@@ -49,6 +49,10 @@ def _describe(model: type[BaseModel], detail: typing.Any, prefix: str) -> str:
 
 def _nearest(model: type[BaseModel], key: str, prefix: str) -> str:
     known = known_keys(model)
+    tables = {name.rpartition(".")[0] for name in known} - {""}
+    close = difflib.get_close_matches(key, tables, n=1, cutoff=0.8)
+    if close:
+        return f": did you mean the table `{prefix}{close[0]}`?"
     leaf = key.rpartition(".")[2]
     by_leaf = {name.rpartition(".")[2]: name for name in sorted(known)}
     close = difflib.get_close_matches(key, known, n=1, cutoff=0.7) or [

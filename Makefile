@@ -1,0 +1,38 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.PHONY: demo test check format gpu-test install clean
+
+demo: $(INSTALLED) ## install if needed, then run the main job: an ablation through Ray, live, with its table at the end
+	$(BIN)/mambalab submit demo --follow
+
+test: $(INSTALLED) ## install if needed, then run the whole suite (Triton's interpreter in a process of its own)
+	$(BIN)/python -m pytest -q
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest -q tests/interpreter
+
+check: $(INSTALLED) ## lint, formatting, strict types, import directions
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+gpu-test: $(INSTALLED) ## parity of the Triton kernels on this machine's GPU
+	$(BIN)/python -m pytest -q -m gpu tests/parity
+
+format: $(INSTALLED)
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+install: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "mambalab needs Python 3.11 or newer; this is $$($(PYTHON) --version). Name another: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[dev]'
+	@touch $(INSTALLED)
+
+clean: ## forget the environment; the store in .mambalab stays
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,5 @@
+"""`python -m app` is the `mambalab` command."""
+
+from app.main import run
+
+run()
