@@ -1,0 +1,211 @@
+"""The training loop: update, log, evaluate, save, stop.
+
+The host never waits for the device inside a step: losses and gradient norms gather on the device (`Window`) and are
+read every `log_every` steps. A row is logged after step 1 (it shows at once that the run lives, and keeps first-use
+costs out of later rates), after every multiple of `log_every`, and after the last step.
+
+| metric | meaning |
+| --- | --- |
+| `train/loss`, `train/grad_norm` | mean over the steps since the last row; the norm is the one before clipping |
+| `train/accuracy` | share of supervised positions predicted right in the row's own batch |
+| `train/lr` | the schedule's rate at the row's step |
+| `train/steps_per_s`, `train/tokens_per_s` | since the last row, without evaluation and checkpoints |
+| `train/tokens_seen` | step x batch_size x seqlen |
+| `system/peak_memory_mb` | CUDA: most memory held by tensors; CPU: most resident memory of the process |
+"""
+
+from __future__ import annotations
+
+import math
+import resource
+import sys
+from typing import NoReturn
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from kernels.common import choice
+from workers.errors import SpecError
+from workers.models import LanguageModel
+from workers.specs import RunSpec
+from workers.tasks import IGNORE, Task
+from workers.training.checkpoint import CheckpointStore
+from workers.training.clock import StepClock
+from workers.training.context import Reason, RunContext
+from workers.training.determinism import capture_random_state, derive_seed
+from workers.training.errors import NonFiniteLossError
+from workers.training.evaluation import evaluate
+from workers.training.optim import clip_gradients, set_learning_rate
+from workers.training.precision import Placement
+from workers.training.progress import Progress, Window
+from workers.training.schedule import learning_rate
+
+_FALLING = ("loss", "bpb", "perplexity", "error")  # metrics that get better by falling, by how their names end
+
+
+class TrainingLoop:
+    """One attempt's pass over the steps that remain. `run` is called once."""
+
+    def __init__(
+        self,
+        spec: RunSpec,
+        context: RunContext,
+        *,
+        task: Task,
+        model: LanguageModel,
+        optimizer: torch.optim.Optimizer,
+        placement: Placement,
+        store: CheckpointStore,
+        progress: Progress,
+    ) -> None:
+        self.spec, self.context, self.task, self.model = spec, context, task, model
+        self.optimizer, self.placement, self.store, self.progress = optimizer, placement, store, progress
+        self.checkpoint_step = progress.step
+        self._parameters = list(model.parameters())
+        self._generator = torch.Generator(placement.device)
+        self._window = Window(spec.train.log_every, placement.device, progress)
+        self._clock = StepClock(placement)
+        self._seconds_before = progress.train_seconds
+        self._noted_implementation = False
+
+    def run(self) -> Reason:
+        """Train until the last step, `stop_at`, or a stop asked for; the state on disk is then that of the last step.
+
+        Raises:
+            NonFiniteLossError: a loss or a gradient norm was not finite; it is logged as NaN first.
+            CheckpointError: a checkpoint cannot be written.
+            SpecError: `stop_metric` is not one that the task measures.
+        """
+        train, progress = self.spec.train, self.progress
+        self.model.train()
+        reason = self._evaluate_if_due()
+        while reason is None and progress.step < train.steps:
+            if self.context.should_stop():
+                reason = "stopped"
+                break
+            self._step()
+            reason = self._evaluate_if_due()
+            if reason is None and train.checkpoint_every and progress.step % train.checkpoint_every == 0:
+                self.save()
+        self.save()
+        return reason or "steps"
+
+    def save(self) -> None:
+        """Write a checkpoint of the current step, unless there is one. Never saves a state that has diverged."""
+        progress = self.progress
+        if progress.step == self.checkpoint_step:
+            return
+        progress.losses, progress.norms = self._read_window()
+        progress.train_seconds = self._seconds_before + self._clock.total()
+        with self._clock.paused():
+            state = {"random": capture_random_state(self.placement.device), "progress": progress.to_json()}
+            saved = self.store.save(progress.step, self.model, self.optimizer, self.spec, state)
+            self.checkpoint_step = progress.step
+            path = saved.folder.relative_to(self.context.directory).as_posix()
+            self.context.sink.note("checkpoint", {"step": progress.step, "path": path})
+            self.context.sink.flush()
+
+    def _step(self) -> None:
+        step = self.progress.step + 1
+        train = self.spec.train
+        due = step == 1 or step % train.log_every == 0 or step == train.steps
+        lr = learning_rate(train, step)
+        set_learning_rate(self.optimizer, lr)
+        accuracy = self._update(step, measure=due)
+        self.progress.step = step
+        self._clock.count_step()
+        if accuracy is not None:
+            self._log(step, lr, accuracy)
+        if not self._noted_implementation:
+            self._noted_implementation = True
+            self.context.sink.note("implementation", {op: list(names) for op, names in choice.used().items()})
+
+    def _update(self, step: int, *, measure: bool) -> Tensor | None:
+        """Do one optimizer update; return the batch's accuracy (a scalar on the device) where it is to be measured."""
+        self._generator.manual_seed(derive_seed(self.spec.seed, "data", step))
+        batch = self.task.sample(self._generator, self.spec.train.batch_size, self.placement.device)
+        targets = batch.targets.flatten()
+        with self.placement.autocast():
+            logits = self.model(batch.inputs).flatten(0, 1)
+        loss = F.cross_entropy(logits.float(), targets, ignore_index=IGNORE)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = clip_gradients(self._parameters, self.spec.train.clip_grad_norm)
+        self.optimizer.step()
+        self._window.record(loss.detach(), norm)
+        if not measure:
+            return None
+        right = (logits.detach().argmax(-1) == targets).sum()  # IGNORE is no token, so ignored positions never count
+        return right / (targets != IGNORE).sum()
+
+    def _log(self, step: int, lr: float, accuracy: Tensor) -> None:
+        losses, norms = self._read_window()
+        self._window.clear()
+        rate = self._clock.lap()
+        tokens = self.spec.train.batch_size * self.task.seqlen
+        metrics = {
+            "train/loss": math.fsum(losses) / len(losses),
+            "train/accuracy": accuracy.item(),
+            "train/grad_norm": math.fsum(norms) / len(norms),
+            "train/lr": lr,
+            "train/steps_per_s": rate,
+            "train/tokens_per_s": rate * tokens,
+            "train/tokens_seen": float(step * tokens),
+            "system/peak_memory_mb": peak_memory_mb(self.placement.device),
+        }
+        self.progress.latest.update(metrics)
+        self.context.sink.log(step, metrics)
+
+    def _read_window(self) -> tuple[list[float], list[float]]:
+        losses, norms = self._window.read()
+        first = self.progress.step - len(losses) + 1
+        for step, (loss, norm) in enumerate(zip(losses, norms, strict=True), start=first):
+            if not math.isfinite(loss):
+                self._diverged(step, "the loss", loss)
+            if not math.isfinite(norm):
+                self._diverged(step, "the gradient norm", norm)
+            self.progress.last_finite = loss
+        return losses, norms
+
+    def _diverged(self, step: int, what: str, value: float) -> NoReturn:
+        lr = learning_rate(self.spec.train, step)
+        self.context.sink.log(step, {"train/loss": math.nan, "train/lr": lr})
+        self.context.sink.flush()
+        raise NonFiniteLossError(step=step, lr=lr, what=what, value=value, last_finite=self.progress.last_finite)
+
+    def _evaluate_if_due(self) -> Reason | None:
+        """Evaluate where this step asks for it and it is not yet done; say so where the run should end here."""
+        train, progress = self.spec.train, self.progress
+        step = progress.step
+        due = step == train.steps or (train.eval_every > 0 and step > 0 and step % train.eval_every == 0)
+        if due and progress.evaluated_step != step:
+            self._read_window()  # a diverged model is not worth evaluating
+            with self._clock.paused():
+                metrics = evaluate(
+                    self.model, self.task, train, self.placement, should_stop=self.context.should_stop
+                )
+            if metrics is None:
+                return "stopped"
+            progress.evaluated_step = step
+            progress.latest.update(metrics)
+            self.context.sink.log(step, metrics)
+        return "stop_at" if progress.evaluated_step == step > 0 and self._reached() else None
+
+    def _reached(self) -> bool:
+        goal, name = self.spec.train.stop_at, self.spec.train.stop_metric
+        if goal is None:
+            return False
+        if name not in self.progress.latest:
+            known = ", ".join(sorted(key for key in self.progress.latest if key.startswith("valid/")))
+            raise SpecError(f"train.stop_metric is {name!r}, which this task does not measure. It measures: {known}.")
+        value = self.progress.latest[name]
+        return value <= goal if name.endswith(_FALLING) else value >= goal
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """Return the peak memory in MiB: of this attempt's tensors on CUDA, of the whole process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10  # macOS counts bytes, Linux KiB

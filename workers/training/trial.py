@@ -1,0 +1,125 @@
+"""`run_trial`: one attempt at one run, from its spec to its result."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from workers.models import LanguageModel, build_model
+from workers.specs import RunSpec
+from workers.tasks import Task, build_task
+from workers.training.checkpoint import CheckpointStore, check_identity
+from workers.training.context import RunContext, RunResult
+from workers.training.determinism import reproducible, restore_random_state, seed_global
+from workers.training.errors import RunOutOfMemoryError, is_out_of_memory
+from workers.training.loop import TrainingLoop, peak_memory_mb
+from workers.training.optim import build_optimizer
+from workers.training.precision import Placement, place
+from workers.training.progress import Progress
+
+
+def run_trial(spec: RunSpec, context: RunContext) -> RunResult:
+    """Train and evaluate what a spec describes; go on from the newest whole checkpoint in the run's folder.
+
+    On a CPU the metrics and the final parameters are the same, bit for bit, whether or not the run was interrupted,
+    and whatever the process computed before. The process's own torch settings and random state are left as they were.
+
+    Raises:
+        SpecError, TaskError: the spec cannot be built.
+        DeviceError: it asks for hardware that is not there.
+        CheckpointError: a checkpoint cannot be written, or belongs to another spec.
+        NonFiniteLossError: training diverged.
+        RunOutOfMemoryError: the device or the host had too little memory.
+    """
+    placement = place(spec)
+    try:
+        with reproducible(placement):
+            return _run(spec, context, placement)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise RunOutOfMemoryError(_out_of_memory(spec, placement, error)) from error
+    finally:
+        context.sink.flush()
+
+
+def _run(spec: RunSpec, context: RunContext, placement: Placement) -> RunResult:
+    if placement.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(placement.device)
+    task = build_task(spec.task)
+    seed_global(spec.seed, "init")
+    model = build_model(spec.model, task.vocab_size).to(placement.device)
+    optimizer = build_optimizer(model, spec.train)
+    seed_global(spec.seed, "dropout")
+    store = CheckpointStore(
+        context.directory / "checkpoints",
+        keep=spec.train.keep_checkpoints,
+        report=lambda sentence: context.sink.note("warning", {"message": sentence}),
+    )
+    progress = _resume(spec, context, store, model, optimizer, placement)
+    _note_facts(context, task, model, placement)
+    resumed_from = progress.step
+    loop = TrainingLoop(
+        spec,
+        context,
+        task=task,
+        model=model,
+        optimizer=optimizer,
+        placement=placement,
+        store=store,
+        progress=progress,
+    )
+    reason = loop.run()
+    checkpoint = context.directory / "checkpoints" / f"step-{progress.step:06d}"
+    return RunResult(
+        status="stopped" if reason == "stopped" else "completed",
+        reason=reason,
+        step=progress.step,
+        metrics=dict(progress.latest),
+        resumed_from=resumed_from,
+        train_seconds=progress.train_seconds,
+        checkpoint=_relative(checkpoint, context.directory),
+    )
+
+
+def _resume(
+    spec: RunSpec,
+    context: RunContext,
+    store: CheckpointStore,
+    model: LanguageModel,
+    optimizer: torch.optim.Optimizer,
+    placement: Placement,
+) -> Progress:
+    store.remove_leftovers()
+    checkpoint = store.newest()
+    if checkpoint is None:
+        return Progress()
+    if not context.accept_other_spec:
+        check_identity(checkpoint, spec)
+    checkpoint.load(model, optimizer)
+    restore_random_state(checkpoint.state["random"], placement.device)
+    context.sink.note("resume", {"step": checkpoint.step, "path": _relative(checkpoint.folder, context.directory)})
+    return Progress.from_json(checkpoint.step, checkpoint.state["progress"])
+
+
+def _note_facts(context: RunContext, task: Task, model: LanguageModel, placement: Placement) -> None:
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    context.sink.note("model", {"parameters": parameters, "trainable": trainable})
+    context.sink.note("hardware", placement.facts())
+    context.sink.note("data", {"task": task.name, "vocab_size": task.vocab_size, "seqlen": task.seqlen})
+
+
+def _relative(path: Path, directory: Path) -> str | None:
+    return path.relative_to(directory).as_posix() if path.is_dir() else None
+
+
+def _out_of_memory(spec: RunSpec, placement: Placement, error: BaseException) -> str:
+    train = spec.train
+    peak = peak_memory_mb(placement.device)
+    return (
+        f"out of memory on {placement.device} (peak {peak:,.0f} MiB) with train.batch_size {train.batch_size}, "
+        f"train.eval_batch_size {train.eval_batch_size or train.batch_size}. Lower these, or model.d_model, or give "
+        f"the run a whole GPU (resources.gpus = 1.0). The allocator said: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
+    )
