@@ -82,7 +82,9 @@ def reproducible(placement: Placement) -> Iterator[None]:
     default under deterministic algorithms), which would cost a pass over every output.
     """
     cuda = placement.device.type == "cuda"
-    if cuda:  # read when cuBLAS is first used; without it cuBLAS may pick its workspace, and so its order of sums, freely
+    if (
+        cuda
+    ):  # read when cuBLAS is first used; without it cuBLAS may pick its workspace, and so its order of sums, freely
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     threads = torch.get_num_threads()
     matmul = torch.get_float32_matmul_precision()

@@ -182,9 +182,7 @@ class TrainingLoop:
         if due and progress.evaluated_step != step:
             self._read_window()  # a diverged model is not worth evaluating
             with self._clock.paused():
-                metrics = evaluate(
-                    self.model, self.task, train, self.placement, should_stop=self.context.should_stop
-                )
+                metrics = evaluate(self.model, self.task, train, self.placement, should_stop=self.context.should_stop)
             if metrics is None:
                 return "stopped"
             progress.evaluated_step = step

@@ -19,7 +19,7 @@ def learning_rate(train: TrainSpec, step: int) -> float:
     """
     if step < 1:
         raise ValueError(f"step must be at least 1, got {step}")
-    if step < train.warmup_steps:
+    if step <= train.warmup_steps:
         return train.lr * step / train.warmup_steps
     if train.schedule == "constant":
         return train.lr
