@@ -30,7 +30,7 @@ from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import Tensor, nn
 
 from workers.errors import CheckpointError
-from workers.specs import RunSpec
+from workers.specs import RunSpec, flatten
 
 FORMAT = 1
 MODEL_FILE, OPTIMIZER_FILE, STATE_FILE = "model.safetensors", "optimizer.safetensors", "state.json"
@@ -177,8 +177,6 @@ def load_weights(model: nn.Module, folder: Path) -> None:
 
 
 def _differences(other: object, spec: RunSpec) -> str:
-    from workers.specs import flatten
-
     if not isinstance(other, dict):
         return "its spec is not recorded"
     mine = flatten(spec.model_dump(mode="json"))
@@ -242,7 +240,7 @@ def _publish(temporary: Path, target: Path) -> None:
 
 def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """Return the optimizer's state as `<slot>/<parameter name>`, such as `exp_avg/embedding.weight`."""
-    names = {parameter: name for name, parameter in model.named_parameters()}
+    names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
     return {
         f"{slot}/{names[parameter]}": value.contiguous()
         for parameter, slots in optimizer.state.items()

@@ -17,7 +17,7 @@ import contextlib
 import hashlib
 import os
 from collections.abc import Iterator, Mapping
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import torch
 
@@ -54,7 +54,7 @@ def capture_random_state(device: torch.device) -> RandomState:
     return {"cpu": torch.get_rng_state().numpy().tobytes().hex(), "cuda": cuda}
 
 
-def restore_random_state(state: Mapping[str, str], device: torch.device) -> None:
+def restore_random_state(state: Mapping[str, Any], device: torch.device) -> None:
     """Set the global generators to a captured state. A checkpoint from another kind of device keeps the seeded one.
 
     Raises:
@@ -86,11 +86,12 @@ def reproducible(placement: Placement) -> Iterator[None]:
         cuda
     ):  # read when cuBLAS is first used; without it cuBLAS may pick its workspace, and so its order of sums, freely
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    switches: Any = torch.utils.deterministic  # its attribute is made at run time, unseen by type checkers
     threads = torch.get_num_threads()
     matmul = torch.get_float32_matmul_precision()
     deterministic = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    fill = torch.utils.deterministic.fill_uninitialized_memory
+    fill = switches.fill_uninitialized_memory
     benchmark = torch.backends.cudnn.benchmark
     devices = [placement.device] if cuda else []
     with torch.random.fork_rng(devices=devices):
@@ -98,12 +99,12 @@ def reproducible(placement: Placement) -> Iterator[None]:
             torch.set_num_threads(placement.threads)
             torch.set_float32_matmul_precision("highest")
             torch.use_deterministic_algorithms(True, warn_only=cuda)
-            torch.utils.deterministic.fill_uninitialized_memory = False
+            switches.fill_uninitialized_memory = False
             torch.backends.cudnn.benchmark = False
             yield
         finally:
             torch.set_num_threads(threads)
             torch.set_float32_matmul_precision(matmul)
             torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
-            torch.utils.deterministic.fill_uninitialized_memory = fill
+            switches.fill_uninitialized_memory = fill
             torch.backends.cudnn.benchmark = benchmark

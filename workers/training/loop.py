@@ -130,13 +130,13 @@ class TrainingLoop:
             logits = self.model(batch.inputs).flatten(0, 1)
         loss = F.cross_entropy(logits.float(), targets, ignore_index=IGNORE)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        torch.autograd.backward(loss)
         norm = clip_gradients(self._parameters, self.spec.train.clip_grad_norm)
         self.optimizer.step()
         self._window.record(loss.detach(), norm)
         if not measure:
             return None
-        right = (logits.detach().argmax(-1) == targets).sum()  # IGNORE is no token, so ignored positions never count
+        right: Tensor = (logits.detach().argmax(-1) == targets).sum()  # IGNORE is no token: such positions never count
         return right / (targets != IGNORE).sum()
 
     def _log(self, step: int, lr: float, accuracy: Tensor) -> None:

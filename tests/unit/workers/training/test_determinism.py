@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -60,7 +62,8 @@ def test_the_process_keeps_its_own_settings_and_random_numbers() -> None:
         assert torch.get_num_threads() == before[0] + 1
         assert torch.get_float32_matmul_precision() == "highest"
         assert torch.are_deterministic_algorithms_enabled()
-        assert not torch.utils.deterministic.fill_uninitialized_memory
+        switches: Any = torch.utils.deterministic
+        assert not switches.fill_uninitialized_memory
     after = (
         torch.get_num_threads(),
         torch.get_float32_matmul_precision(),

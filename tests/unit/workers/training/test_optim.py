@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -36,7 +37,8 @@ def test_the_update_is_fused() -> None:
 
 def test_a_group_with_a_ceiling_never_learns_faster() -> None:
     first, second = (torch.nn.Parameter(torch.zeros(2)) for _ in range(2))
-    optimizer = torch.optim.SGD([{"params": [first]}, {"params": [second], "max_lr": 1e-3}], lr=0.1)
+    groups: list[dict[str, Any]] = [{"params": [first]}, {"params": [second], "max_lr": 1e-3}]
+    optimizer = torch.optim.SGD(groups, lr=0.1)
     set_learning_rate(optimizer, 1e-2)
     assert [group["lr"] for group in optimizer.param_groups] == [1e-2, 1e-3]
     set_learning_rate(optimizer, 1e-4)

@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from workers.errors import CheckpointError, SpecError
+from workers.models import LanguageModel, build_model
+from workers.specs import ModelSpec
 from workers.training import (
     MemorySink,
     NonFiniteLossError,
@@ -114,15 +116,15 @@ def test_a_diverging_run_names_the_step_and_logs_nan(
 
 def poison_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Make the logits NaN in the forward pass of one training step and in those after it."""
-    build, calls = trial.build_model, 0
+    calls = 0
 
     def poison(module: torch.nn.Module, inputs: object, output: torch.Tensor) -> torch.Tensor:
         nonlocal calls
         calls += module.training
         return output * math.nan if calls >= step else output
 
-    def build_poisoned(*arguments: object) -> torch.nn.Module:
-        model = build(*arguments)  # type: ignore[arg-type]
+    def build_poisoned(spec: ModelSpec, vocab_size: int) -> LanguageModel:
+        model = build_model(spec, vocab_size)
         model.register_forward_hook(poison)
         return model
 
