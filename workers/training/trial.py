@@ -6,13 +6,15 @@ from pathlib import Path
 
 import torch
 
+from kernels.common import choice
 from workers.models import LanguageModel, build_model
 from workers.specs import RunSpec
-from workers.tasks import Task, build_task
+from workers.tasks import build_task
 from workers.training.checkpoint import CheckpointStore, check_identity
 from workers.training.context import RunContext, RunResult
 from workers.training.determinism import reproducible, restore_random_state, seed_global
 from workers.training.errors import RunOutOfMemoryError, is_out_of_memory
+from workers.training.facts import note_facts
 from workers.training.loop import TrainingLoop, peak_memory_mb
 from workers.training.optim import build_optimizer
 from workers.training.precision import Placement, place
@@ -47,6 +49,7 @@ def run_trial(spec: RunSpec, context: RunContext) -> RunResult:
 def _run(spec: RunSpec, context: RunContext, placement: Placement) -> RunResult:
     if placement.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(placement.device)
+    choice.reset_used()
     task = build_task(spec.task)
     seed_global(spec.seed, "init")
     model = build_model(spec.model, task.vocab_size).to(placement.device)
@@ -58,7 +61,7 @@ def _run(spec: RunSpec, context: RunContext, placement: Placement) -> RunResult:
         report=lambda sentence: context.sink.note("warning", {"message": sentence}),
     )
     progress = _resume(spec, context, store, model, optimizer, placement)
-    _note_facts(context, task, model, placement)
+    note_facts(context.sink, task, model, placement)
     resumed_from = progress.step
     loop = TrainingLoop(
         spec,
@@ -101,14 +104,6 @@ def _resume(
     restore_random_state(checkpoint.state["random"], placement.device)
     context.sink.note("resume", {"step": checkpoint.step, "path": _relative(checkpoint.folder, context.directory)})
     return Progress.from_json(checkpoint.step, checkpoint.state["progress"])
-
-
-def _note_facts(context: RunContext, task: Task, model: LanguageModel, placement: Placement) -> None:
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    context.sink.note("model", {"parameters": parameters, "trainable": trainable})
-    context.sink.note("hardware", placement.facts())
-    context.sink.note("data", {"task": task.name, "vocab_size": task.vocab_size, "seqlen": task.seqlen})
 
 
 def _relative(path: Path, directory: Path) -> str | None:
