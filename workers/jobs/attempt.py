@@ -1,0 +1,116 @@
+"""One execution of a run, as the controller hands it to an executor and as the worker reports its end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from enum import IntEnum
+from pathlib import Path
+from typing import Any, Self
+
+from workers.jobs.errors import ExecutorError
+
+TRIAL = "workers.training.trial:run_trial"  # what an attempt runs unless the controller is told otherwise
+
+
+class WorkerExit(IntEnum):
+    """How a worker process ends. Anything else, a signal above all, means that it broke down."""
+
+    COMPLETED = 0
+    FAILED = 1  # result.json tells why
+    STOPPED = 3  # asked to stop; the state is in a checkpoint
+    ORPHANED = 4  # its supervisor vanished
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptSpec:
+    """Everything an executor needs to start an attempt, on this machine or another one.
+
+    Attributes:
+        run_id, number: the names under which it is recorded; the first attempt is 1.
+        run_directory: the run's own folder, shared by its attempts; absolute.
+        directory: this attempt's folder (spec.json, spool.jsonl, log.txt, result.json); absolute.
+        spec: the run's `RunSpec` as JSON.
+        cpus, gpus: its share of the cluster; a fraction of a GPU shares one.
+        node: where the ledger placed it, by the executor's own name for a node; empty: anywhere.
+        devices: indices of the GPUs it may see, for executors that choose devices themselves.
+        trial: the function to run, `module:name`.
+        fork_server: socket of a process that has imported what workers import; empty: start an interpreter.
+        leash: end the worker when whoever supervises it vanishes. Without it the worker goes on alone, and a later
+            supervisor finds it by its process id.
+    """
+
+    run_id: str
+    number: int
+    run_directory: str
+    directory: str
+    spec: Mapping[str, Any]
+    cpus: float = 1.0
+    gpus: float = 0.0
+    node: str = ""
+    devices: tuple[int, ...] = ()
+    trial: str = TRIAL
+    fork_server: str = ""
+    leash: bool = False
+
+    @property
+    def key(self) -> str:
+        """The attempt's name in the whole cluster."""
+        return f"run-{self.run_id}-{self.number}"
+
+    @property
+    def path(self) -> Path:
+        """The attempt's folder."""
+        return Path(self.directory)
+
+    @property
+    def threads(self) -> int:
+        """CPU threads of the worker: what the spec says, else its share of CPUs, one at least."""
+        asked = self.spec.get("train", {}).get("threads", 0)
+        return int(asked) or max(1, int(self.cpus))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the attempt as JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, tree: Mapping[str, Any]) -> Self:
+        """Read what `to_json` made. Raises ExecutorError for a field that is missing or unknown."""
+        try:
+            return cls(**{**tree, "devices": tuple(tree.get("devices", ()))})
+        except TypeError as error:
+            raise ExecutorError(f"spec.json is not an attempt: {error}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A worker's last word, `result.json`.
+
+    Attributes:
+        status: completed, stopped or failed.
+        reason: `steps` or `stop_at` for a completed run, `stopped`, or an error code (workers.training.errors).
+        step: the last optimizer update; 0 where the worker cannot say.
+        metrics: last value of each metric, non-finite ones as their names.
+        resumed_from: step of the checkpoint it went on from; 0 for a fresh start.
+        error, traceback: one line for a table, and the whole story.
+    """
+
+    status: str
+    reason: str
+    step: int = 0
+    metrics: Mapping[str, float | str] = field(default_factory=dict)
+    resumed_from: int = 0
+    train_seconds: float = 0.0
+    checkpoint: str | None = None
+    error: str | None = None
+    traceback: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the outcome as JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, tree: Mapping[str, Any]) -> Self:
+        """Read what `to_json` made; unknown fields of a newer worker are ignored."""
+        known = {name: tree[name] for name in cls.__dataclass_fields__ if name in tree}
+        return cls(**known)

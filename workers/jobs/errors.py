@@ -1,0 +1,30 @@
+"""What can go wrong between a queued run and its result. Every message says what, got, expected, and what to do.
+
+JobError
+    ControllerError    the controller cannot start, or another one holds the store
+    ClusterError       Ray cannot be started, joined or ended
+    ExecutorError      an attempt cannot be started
+    SpoolError         a worker's report cannot be written
+"""
+
+from __future__ import annotations
+
+
+class JobError(RuntimeError):
+    """Base of what the jobs room raises."""
+
+
+class ControllerError(JobError):
+    """The controller cannot start or go on."""
+
+
+class ClusterError(JobError):
+    """Ray cannot be started, joined or ended."""
+
+
+class ExecutorError(JobError):
+    """An attempt cannot be started, or its handle is not one of this executor."""
+
+
+class SpoolError(JobError):
+    """A worker's report cannot be written to disk."""
