@@ -1,0 +1,119 @@
+"""The language model: embedding, residual blocks, final norm, head."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from workers.models.attention import sinusoids
+from workers.models.block import Block, RMSNorm
+from workers.models.initialization import EMBEDDING_STD, rescale_
+from workers.models.registry import LayerState
+from workers.specs import ModelSpec
+
+
+@dataclass
+class ModelState:
+    """What a model remembers of `position` tokens, for each layer. `forward` and `step` advance it."""
+
+    layers: list[LayerState]
+    position: int = 0
+
+    def detach(self) -> ModelState:
+        """Return a state that holds the same memory without its gradients."""
+        layers = [{name: tensor.detach() for name, tensor in layer.items()} for layer in self.layers]
+        return ModelState(layers, self.position)
+
+
+class LanguageModel(nn.Module):
+    """Predicts the next token. The residual stream is fp32, also under autocast; `.double()` makes everything fp64.
+
+    `forward` and `step` compute the same function; a state passes between them freely.
+    """
+
+    def __init__(self, spec: ModelSpec, vocab_size: int) -> None:
+        super().__init__()
+        self.spec, self.vocab_size = spec, vocab_size
+        self.embedding = nn.Embedding(vocab_size, spec.d_model)
+        nn.init.normal_(self.embedding.weight, std=EMBEDDING_STD)
+        self.blocks = nn.ModuleList(Block(spec) for _ in range(spec.n_layer))
+        self.norm = RMSNorm(spec)
+        self.head = nn.Linear(spec.d_model, vocab_size, bias=False)
+        if spec.tie_embeddings:
+            self.head.weight = self.embedding.weight
+        self._sinusoidal = spec.mixer == "attention" and spec.positions == "sinusoidal"
+        self._rescale_residuals()
+
+    def forward(self, tokens: Tensor, states: ModelState | None = None) -> Tensor:
+        """Return logits (batch, seqlen, vocab_size) for int64 tokens (batch, seqlen).
+
+        With `states` the tokens continue the sequence that these have seen, and `states` is advanced past them: a
+        long sequence runs in pieces, at the memory of one piece (attention's cache grows).
+        """
+        position = 0 if states is None else states.position
+        added, residual = self._embed(tokens, position), None
+        for index, block in enumerate(self.blocks):
+            layer = None if states is None else states.layers[index]
+            added, residual = block(added, residual, layer, position)
+        if states is not None:
+            states.position += tokens.shape[1]
+        return self._read_out(added, residual)
+
+    def step(self, tokens: Tensor, state: ModelState) -> tuple[Tensor, ModelState]:
+        """Return logits (batch, vocab_size) for one int64 token each, (batch,), and the state, advanced in place."""
+        residual: Tensor | None = None
+        added = self._embed(tokens[:, None], state.position)[:, 0]
+        for block, layer in zip(self._blocks(), state.layers, strict=True):
+            added, residual = block.step(added, residual, layer, state.position)
+        state.position += 1
+        return self._read_out(added, residual), state
+
+    def allocate_state(
+        self, batch: int, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> ModelState:
+        """Return the state before the first token, on the model's device unless another is named.
+
+        `dtype` is that of convolution windows and attention's cache (by default the parameters'; states follow the
+        activations when they differ). The recurrent states of S6 and S4D are fp32 or fp64 in any case.
+        """
+        weight = self.embedding.weight
+        place = weight.device if device is None else torch.device(device)
+        kept = dtype or weight.dtype
+        return ModelState([block.mixer.allocate_state(batch, place, kept) for block in self._blocks()])
+
+    def _embed(self, tokens: Tensor, position: int) -> Tensor:
+        embedded: Tensor = self.embedding(tokens)
+        if not self._sinusoidal:
+            return embedded
+        waves = sinusoids(position, tokens.shape[1], self.spec.d_model, tokens.device)
+        # Scaled to the size of the embeddings: at their own size they would drown the tokens at first.
+        return embedded + (waves * (EMBEDDING_STD * 2**0.5)).to(embedded.dtype)
+
+    def _read_out(self, added: Tensor, residual: Tensor | None) -> Tensor:
+        x, _ = self.norm(added, residual)
+        return F.linear(x, self.head.weight)
+
+    def _blocks(self) -> Iterable[Block]:
+        return cast(Iterable[Block], self.blocks)  # a ModuleList does not know what it holds
+
+    def _rescale_residuals(self) -> None:
+        n_residuals = self.spec.n_layer * (2 if self.spec.mlp_ratio else 1)
+        for block in self._blocks():
+            for layer in (block.mixer, block.mlp):
+                projection = getattr(layer, "out_proj", None)
+                if isinstance(projection, nn.Linear):
+                    rescale_(projection, n_residuals)
+
+
+def build_model(spec: ModelSpec, vocab_size: int) -> LanguageModel:
+    """Return a freshly initialised model, drawn from torch's global generator.
+
+    Raises:
+        SpecError: an unknown mixer or inner layer, or one that cannot be built so.
+    """
+    return LanguageModel(spec, vocab_size)

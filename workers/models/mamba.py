@@ -1,0 +1,99 @@
+"""The Mamba-1 block: projection, causal convolution, sequence layer, gate, projection.
+
+Source: Gu & Dao 2023 (arXiv 2312.00752), section 3.4 and Figure 3; released as state-spaces/mamba `mamba_simple.py`.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from kernels.causal_conv1d import causal_conv1d, causal_conv1d_update
+from workers.models.registry import LayerState, Mixer, build_inner, register_mixer
+from workers.specs import ModelSpec
+
+Plain = Literal["auto", "reference", "torch", "triton"]
+
+
+def plain_implementation(spec: ModelSpec) -> Plain:
+    """Return the name for ops that have nothing to chunk: their fast plain form is called `torch`."""
+    return "torch" if spec.implementation == "chunked" else spec.implementation
+
+
+@register_mixer("mamba")
+class MambaMixer(Mixer):
+    """`out_proj(inner(silu(conv(x))) * silu(z))` with x, z = `in_proj(u)`.
+
+    `d_conv` 0 leaves the convolution out (the SiLU stays), `gate` False the z branch. Projections have no bias.
+    """
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.d_inner = spec.expand * spec.d_model
+        self.gate = spec.gate
+        self.implementation = plain_implementation(spec)
+        self.in_proj = nn.Linear(spec.d_model, self.d_inner * (2 if spec.gate else 1), bias=False)
+        self.conv_weight = self.conv_bias = None
+        if spec.d_conv:
+            bound = 1 / math.sqrt(spec.d_conv)  # torch's own initialisation of a depthwise convolution
+            self.conv_weight = nn.Parameter(torch.empty(self.d_inner, spec.d_conv).uniform_(-bound, bound))
+            self.conv_bias = nn.Parameter(torch.empty(self.d_inner).uniform_(-bound, bound))
+        self.inner = build_inner(spec)
+        self.out_proj = nn.Linear(self.d_inner, spec.d_model, bias=False)
+
+    def forward(self, x: Tensor, state: LayerState | None = None, position: int = 0) -> Tensor:  # noqa: ARG002
+        """Map (batch, seqlen, d_model) to the same shape; see `Mixer`."""
+        x, z = self._project(x)
+        if self.conv_weight is None:
+            x = F.silu(x)
+        else:
+            convolved = causal_conv1d(
+                x,
+                self.conv_weight,
+                self.conv_bias,
+                activation="silu",
+                initial_state=None if state is None else state["conv"].to(x.dtype),
+                implementation=self.implementation,
+            )
+            x = convolved.y
+            if state is not None:
+                state["conv"] = convolved.final_state
+        out: Tensor = self.out_proj(self.inner(x, z, state))
+        return out
+
+    def step(self, x: Tensor, state: LayerState, position: int) -> Tensor:  # noqa: ARG002
+        """Map (batch, d_model) to the same shape and advance the state."""
+        x, z = self._project(x)
+        if self.conv_weight is None:
+            x = F.silu(x)
+        else:
+            if state["conv"].dtype != x.dtype:  # allocated before autocast was known
+                state["conv"] = state["conv"].to(x.dtype)
+            x = causal_conv1d_update(
+                state["conv"],
+                x,
+                self.conv_weight,
+                self.conv_bias,
+                activation="silu",
+                implementation=self.implementation,
+            )
+        out: Tensor = self.out_proj(self.inner.step(x, z, state))
+        return out
+
+    def allocate_state(self, batch: int, device: torch.device, dtype: torch.dtype) -> LayerState:
+        """Return zeros: `conv` (batch, d_conv - 1, d_inner) and what the inner layer keeps."""
+        state = self.inner.allocate_state(batch, device)
+        if self.conv_weight is not None:
+            state["conv"] = torch.zeros(batch, self.conv_weight.shape[1] - 1, self.d_inner, device=device, dtype=dtype)
+        return state
+
+    def _project(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        projected: Tensor = self.in_proj(x)
+        if not self.gate:
+            return projected, None
+        x, z = projected.chunk(2, dim=-1)
+        return x, z

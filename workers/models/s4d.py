@@ -1,0 +1,179 @@
+"""S4D, the diagonal time-invariant state space layer: the baseline that selection is measured against.
+
+    h[t] = Abar h[t-1] + Bbar x[t];   y[t] = 2 Re(C h[t]) + D x[t];   out = y * silu(z)
+    Abar = exp(dt A),  Bbar = (exp(dt A) - 1) / A                     (zero-order hold with B = 1)
+
+States are conjugate pairs of which one is kept, `d_state / 2` a channel; the real form keeps all `d_state` and has
+neither the 2 nor the Re. As nothing depends on the input, the layer is also a convolution with the kernel
+K[l] = 2 Re(sum C Abar^l Bbar), done by FFT. Source: Gu et al. 2022 (arXiv 2206.11893); initial values as in the S4
+repository (`S4DKernel`, `dplr.py`).
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from workers.models.initialization import log_uniform
+from workers.models.registry import Inner, LayerState, register_inner
+from workers.specs import ModelSpec
+
+_SSM_MAX_LR = 1e-3
+
+
+@register_inner("s4d")
+class S4D(Inner):
+    """A linear time-invariant system for each of `d_inner` channels.
+
+    `s4d_mode` "convolution" runs by FFT, "recurrence" position by position; both are the same map and the same
+    parameters. dt and A are not decayed and learn at most at 1e-3, as in S4. All is computed in fp32 or fp64.
+    """
+
+    no_weight_decay = ("log_dt", "A_log", "A_imag", "D")
+    max_lr = dict.fromkeys(("log_dt", "A_log", "A_imag"), _SSM_MAX_LR)
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.d_inner, self.mode = spec.expand * spec.d_model, spec.s4d_mode
+        real, imaginary = _initial_a(spec)
+        self.n = len(real)  # states kept
+        self.log_dt = nn.Parameter(log_uniform(self.d_inner, spec.dt_min, spec.dt_max))
+        self.A_log = nn.Parameter((-real).log().repeat(self.d_inner, 1))
+        self.A_imag = None if imaginary is None else nn.Parameter(imaginary.repeat(self.d_inner, 1))
+        parts = 1 if imaginary is None else 2
+        self.C = nn.Parameter(torch.randn(self.d_inner, self.n, parts) * parts**-0.5)  # unit variance
+        self.D = nn.Parameter(torch.randn(self.d_inner)) if spec.skip else None
+
+    def forward(self, x: Tensor, z: Tensor | None, state: LayerState | None = None) -> Tensor:
+        """Map (batch, seqlen, d_inner) to the same shape; see `Inner`."""
+        u = x.to(self.A_log.dtype)
+        with torch.autocast(x.device.type, enabled=False):
+            y = self._convolve(u, state) if self.mode == "convolution" else self._recur(u, state)
+            y = y if self.D is None else torch.addcmul(y, u, self.D)
+        return y.to(x.dtype) if z is None else y.to(x.dtype) * F.silu(z)
+
+    def step(self, x: Tensor, z: Tensor | None, state: LayerState) -> Tensor:
+        """Map one position, (batch, d_inner), to the same shape and advance the state in place."""
+        u = x.to(self.A_log.dtype)
+        with torch.autocast(x.device.type, enabled=False):
+            log_decay, drive = self.discretise()
+            state["ssm"].copy_(torch.addcmul(u[..., None] * drive, state["ssm"], log_decay.exp()))
+            y = self._read_out(state["ssm"])
+            y = y if self.D is None else torch.addcmul(y, u, self.D)
+        return y.to(x.dtype) if z is None else y.to(x.dtype) * F.silu(z)
+
+    def allocate_state(self, batch: int, device: torch.device) -> LayerState:
+        """Return zeros `ssm` (batch, d_inner, states kept): complex, or real in the real form."""
+        dtype = self.A_log.dtype if self.A_imag is None else self.A_log.dtype.to_complex()
+        return {"ssm": torch.zeros(batch, self.d_inner, self.n, device=device, dtype=dtype)}
+
+    def discretise(self) -> tuple[Tensor, Tensor]:
+        """Return dt A and Bbar, both (d_inner, states kept)."""
+        real = -torch.exp(self.A_log)
+        dt = self.log_dt.exp()[:, None]
+        if self.A_imag is None:
+            return dt * real, torch.expm1(dt * real) / real
+        transition = torch.complex(real, self.A_imag)
+        half = dt * transition / 2
+        return 2 * half, 2 * half.exp() * half.sinh() / transition  # exp(a) - 1 without cancellation for small dt
+
+    def kernel(self, seqlen: int) -> Tensor:
+        """Return the impulse response (d_inner, seqlen), without D."""
+        log_decay, drive = self.discretise()
+        return self._responses(log_decay, self._output() * drive, seqlen)
+
+    def _output(self) -> Tensor:
+        """Return C, the factor 2 of the conjugates included."""
+        return self.C[..., 0] if self.A_imag is None else 2 * torch.view_as_complex(self.C)
+
+    def _read_out(self, h: Tensor) -> Tensor:
+        y = (h * self._output()).sum(-1)
+        return y.real if y.is_complex() else y
+
+    def _responses(self, log_decay: Tensor, weight: Tensor, seqlen: int) -> Tensor:
+        """Return Re sum_n weight_n exp(l log_decay_n) for l < seqlen: (..., states) to (..., seqlen).
+
+        With l = i * stride + j the sum is a product of two small matrices, so that 2 sqrt(seqlen) powers are taken
+        for each state instead of seqlen.
+        """
+        stride = math.isqrt(seqlen - 1) + 1
+        coarse, fine = _powers(log_decay, stride, -(-seqlen // stride), stride)
+        left = weight[..., None] * coarse
+        if left.is_complex():  # Re(a b) = Re a Re b - Im a Im b, as one real product
+            left = torch.cat((left.real, -left.imag), dim=-2)
+            fine = torch.cat((fine.real, fine.imag), dim=-2)
+        responses: Tensor = (left.transpose(-1, -2) @ fine).flatten(-2)
+        return responses[..., :seqlen]
+
+    def _convolve(self, u: Tensor, state: LayerState | None) -> Tensor:
+        seqlen = u.shape[1]
+        length = fast_length(2 * seqlen - 1)  # linear, not circular
+        spectrum: Tensor = torch.fft.rfft(u, length, dim=1) * torch.fft.rfft(self.kernel(seqlen), length).t()
+        y: Tensor = torch.fft.irfft(spectrum, length, dim=1)[:, :seqlen]
+        if state is None:
+            return y
+        log_decay, drive = self.discretise()
+        h = state["ssm"]
+        heard = self._responses(log_decay, h * (self._output() * log_decay.exp()), seqlen)  # of what came before
+        state["ssm"] = h * (log_decay * seqlen).exp() + self._last_state(u, log_decay) * drive
+        return y + heard.transpose(1, 2)
+
+    def _last_state(self, u: Tensor, log_decay: Tensor) -> Tensor:
+        """Return sum_l exp((seqlen - 1 - l) log_decay) u[l], (batch, d_inner, states)."""
+        seqlen = u.shape[1]
+        stride = math.isqrt(seqlen - 1) + 1
+        rows = -(-seqlen // stride)
+        coarse, fine = _powers(log_decay, stride, rows, stride)
+        late_first = F.pad(u.flip(1), (0, 0, 0, rows * stride - seqlen)).reshape(len(u), rows, stride, -1)
+        by_row = torch.einsum("brsd,dns->brdn", late_first.to(fine.dtype), fine)
+        last: Tensor = torch.einsum("brdn,dnr->bdn", by_row, coarse)
+        return last
+
+    def _recur(self, u: Tensor, state: LayerState | None) -> Tensor:
+        log_decay, drive = self.discretise()
+        decay, output = log_decay.exp(), self._output()
+        h = torch.zeros_like(drive).expand(len(u), -1, -1) if state is None else state["ssm"]
+        outputs = []
+        for now in u.unbind(1):
+            h = torch.addcmul(now[..., None] * drive, h, decay)
+            outputs.append((h * output).sum(-1))
+        if state is not None:
+            state["ssm"] = h
+        y = torch.stack(outputs, dim=1)
+        return y.real if y.is_complex() else y
+
+
+def _powers(log_decay: Tensor, stride: int, rows: int, columns: int) -> tuple[Tensor, Tensor]:
+    """Return exp(i stride a) for i < rows and exp(j a) for j < columns, on a new last dimension."""
+    real = log_decay.real.dtype if log_decay.is_complex() else log_decay.dtype
+    coarse = torch.arange(rows, device=log_decay.device, dtype=real) * stride
+    fine = torch.arange(columns, device=log_decay.device, dtype=real)
+    return (log_decay[..., None] * coarse).exp(), (log_decay[..., None] * fine).exp()
+
+
+@lru_cache(maxsize=256)
+def fast_length(at_least: int) -> int:
+    """Return the least even number of factors 2, 3 and 5 that is not below `at_least`: transforms of it are fast."""
+    best = 1 << max(1, (at_least - 1).bit_length())
+    for fives in (5**k for k in range(12)):
+        for odd in (fives * 3**k for k in range(20)):
+            if odd < best:
+                twos = max(1, (-(-at_least // odd) - 1).bit_length())
+                best = min(best, odd << twos)
+    return best
+
+
+def _initial_a(spec: ModelSpec) -> tuple[Tensor, Tensor | None]:
+    """Return the real and imaginary part of A for one channel."""
+    if spec.s4d_init == "real":
+        return -torch.arange(1, spec.d_state + 1).float(), None
+    pairs = spec.d_state // 2
+    n = torch.arange(pairs).float()
+    half = torch.full((pairs,), -0.5)
+    if spec.s4d_init == "lin":
+        return half, math.pi * n
+    return half, spec.d_state / math.pi * (spec.d_state / (2 * n + 1) - 1)
