@@ -1,0 +1,84 @@
+"""How many parameters models have, as the paper prints it, and how they reach the optimizer."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+
+from tests.unit.workers.models.cases import VOCAB, every_switch, make_spec
+from workers.models import build_model, count_parameters, expected_parameters, parameter_groups
+from workers.specs import ModelSpec
+
+PAPER = {"d_model": 1024, "n_layer": 48}
+TABLE_9 = [(0, "358.9"), (1, "359.1"), (2, "359.3"), (4, "359.7"), (8, "360.5"), (16, "362.1"), (32, "365.2"), (64, "371.5")]  # fmt: skip
+TABLE_10 = [(1, "367.1"), (2, "367.4"), (4, "368.0"), (8, "369.1"), (16, "371.5")]
+
+
+@pytest.mark.parametrize(
+    ("changes", "printed"),
+    [
+        *(({"dt_rank": rank}, millions) for rank, millions in TABLE_9),
+        *(({"d_state": states}, millions) for states, millions in TABLE_10),
+    ],
+)
+@pytest.mark.parametrize("constant", [False, True], ids=["selective", "constant"])
+def test_sizes_are_those_of_the_papers_tables_9_and_10(changes: dict[str, Any], printed: str, constant: bool) -> None:
+    if constant:  # Table 10 prints one size for both
+        changes = changes | {"selective_b": False, "selective_c": False}
+    spec = ModelSpec.model_validate({**PAPER, **changes})
+    with torch.device("meta"):
+        built = count_parameters(build_model(spec, 50257))
+    assert f"{built / 1e6:.1f}" == printed
+    assert expected_parameters(spec, 50257) == built
+
+
+def test_the_attention_baseline_has_the_papers_137_thousand() -> None:
+    spec = ModelSpec(mixer="attention", d_model=128, n_layer=2, positions="sinusoidal", tie_embeddings=False)
+    assert round(count_parameters(build_model(spec, 16)), -3) == 137_000  # Table 11
+
+
+@every_switch
+def test_the_closed_form_counts_every_switch(switches: dict[str, Any]) -> None:
+    spec = make_spec(switches)
+    with torch.device("meta"):
+        model = build_model(spec, VOCAB)
+    assert expected_parameters(spec, VOCAB) == count_parameters(model) == sum(p.numel() for p in model.parameters())
+
+
+@every_switch
+def test_groups_hold_every_parameter_once(switches: dict[str, Any]) -> None:
+    model = build_model(make_spec(switches), VOCAB)
+    grouped = [id(parameter) for group in parameter_groups(model, 0.1) for parameter in group["params"]]
+    assert sorted(grouped) == sorted(id(parameter) for parameter in model.parameters())
+
+
+@every_switch
+def test_matrices_decay_and_the_rest_does_not(switches: dict[str, Any]) -> None:
+    model = build_model(make_spec(switches), VOCAB)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    decayed = {names[id(p)] for group in parameter_groups(model, 0.1) if group["weight_decay"] for p in group["params"]}
+    kinds = {name.removeprefix("blocks.0.").removeprefix("mixer.") for name in decayed if "blocks.1" not in name}
+    assert kinds <= {
+        *("embedding.weight", "head.weight", "in_proj.weight", "out_proj.weight", "conv_weight"),
+        *("inner.x_proj.weight", "inner.dt_weight", "inner.C", "mlp.in_proj.weight", "mlp.out_proj.weight"),
+    }
+    assert {"embedding.weight", "in_proj.weight", "out_proj.weight"} <= kinds
+
+
+def test_marks_survive_a_copy_and_a_cast() -> None:
+    model = build_model(ModelSpec(inner="s4d", d_model=8), VOCAB)
+    expected = [(len(g["params"]), g["weight_decay"], g.get("max_lr")) for g in parameter_groups(model, 0.1)]
+    assert (8, 0.0, 1e-3) not in expected
+    assert (6, 0.0, 1e-3) in expected  # dt and both parts of A, in two layers
+    for other in (copy.deepcopy(model), model.double()):
+        groups = parameter_groups(other, 0.1)
+        assert [(len(g["params"]), g["weight_decay"], g.get("max_lr")) for g in groups] == expected
+
+
+def test_frozen_parameters_are_left_out() -> None:
+    model = build_model(ModelSpec(d_model=8), VOCAB)
+    model.embedding.weight.requires_grad_(False)
+    assert sum(len(group["params"]) for group in parameter_groups(model, 0.1)) == len(list(model.parameters())) - 1
