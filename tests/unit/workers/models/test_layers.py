@@ -180,3 +180,23 @@ def test_the_block_is_norm_mixer_and_addition() -> None:
             stream = stream + block.mlp(norm(stream, block.mlp_norm.weight))
         expected = model.head(norm(stream, model.norm.weight))
         torch.testing.assert_close(model(tokens), expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("d_conv", [0, 2, 4])
+@pytest.mark.parametrize("gate", [True, False])
+def test_the_mamba_mixer_is_its_figure(d_conv: int, gate: bool) -> None:
+    """Projection, causal depthwise convolution, SiLU, S6, gate, projection (Figure 3 of the paper)."""
+    block = make_model({"d_conv": d_conv, "gate": gate}).blocks[0]
+    assert isinstance(block, Block)
+    mixer = block.mixer
+    assert isinstance(mixer, MambaMixer)
+    u = random_input()[0][..., :16]
+    projected = u @ mixer.in_proj.weight.t()
+    x = projected[..., :32]
+    if mixer.conv_weight is not None and mixer.conv_bias is not None:
+        padded = F.pad(x, (0, 0, d_conv - 1, 0))
+        x = mixer.conv_bias + sum(padded[:, k : k + 7] * mixer.conv_weight[:, k] for k in range(d_conv))
+    y = mixer.inner(x * torch.sigmoid(x), None)
+    if gate:
+        y = y * F.silu(projected[..., 32:])
+    torch.testing.assert_close(mixer(u), y @ mixer.out_proj.weight.t(), rtol=0, atol=1e-12)
