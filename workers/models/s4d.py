@@ -12,12 +12,12 @@ repository (`S4DKernel`, `dplr.py`).
 from __future__ import annotations
 
 import math
-from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from workers.models.fft_convolution import fft_convolution
 from workers.models.initialization import log_uniform
 from workers.models.registry import Inner, LayerState, register_inner
 from workers.specs import ModelSpec
@@ -111,9 +111,7 @@ class S4D(Inner):
 
     def _convolve(self, u: Tensor, state: LayerState | None) -> Tensor:
         seqlen = u.shape[1]
-        length = fast_length(2 * seqlen - 1)  # linear, not circular
-        spectrum: Tensor = torch.fft.rfft(u, length, dim=1) * torch.fft.rfft(self.kernel(seqlen), length).t()
-        y: Tensor = torch.fft.irfft(spectrum, length, dim=1)[:, :seqlen]
+        y = fft_convolution(u, self.kernel(seqlen))
         if state is None:
             return y
         log_decay, drive = self.discretise()
@@ -153,18 +151,6 @@ def _powers(log_decay: Tensor, stride: int, rows: int, columns: int) -> tuple[Te
     coarse = torch.arange(rows, device=log_decay.device, dtype=real) * stride
     fine = torch.arange(columns, device=log_decay.device, dtype=real)
     return (log_decay[..., None] * coarse).exp(), (log_decay[..., None] * fine).exp()
-
-
-@lru_cache(maxsize=256)
-def fast_length(at_least: int) -> int:
-    """Return the least even number of factors 2, 3 and 5 that is not below `at_least`: transforms of it are fast."""
-    best = 1 << max(1, (at_least - 1).bit_length())
-    for fives in (5**k for k in range(12)):
-        for odd in (fives * 3**k for k in range(20)):
-            if odd < best:
-                twos = max(1, (-(-at_least // odd) - 1).bit_length())
-                best = min(best, odd << twos)
-    return best
 
 
 def _initial_a(spec: ModelSpec) -> tuple[Tensor, Tensor | None]:

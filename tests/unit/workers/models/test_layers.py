@@ -14,8 +14,9 @@ from torch.nn import functional as F
 from tests.unit.workers.models.cases import make_model, make_spec, make_tokens
 from workers.models.attention import AttentionMixer, sinusoids
 from workers.models.block import Block
+from workers.models.fft_convolution import fast_length, fft_convolution
 from workers.models.mamba import MambaMixer
-from workers.models.s4d import S4D, fast_length
+from workers.models.s4d import S4D
 from workers.models.s6 import S6
 
 S6_SWITCHES: list[dict[str, Any]] = [
@@ -113,6 +114,17 @@ def test_fp32_keeps_small_steps_exact() -> None:
     _, drive = layer.discretise()
     exact = layer.double().discretise()[1]
     torch.testing.assert_close(drive.to(torch.complex128), exact, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("seqlen", [1, 2, 7])
+def test_the_fft_convolution_has_the_right_value_and_gradients(seqlen: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    u = torch.randn(2, seqlen, 3, generator=generator, dtype=torch.float64, requires_grad=True)
+    kernel = torch.randn(3, seqlen, generator=generator, dtype=torch.float64, requires_grad=True)
+    rows = [torch.stack([kernel[:, t - s] * u[:, s] for s in range(t + 1)]).sum(0) for t in range(seqlen)]
+    expected = torch.stack(rows, dim=1)
+    torch.testing.assert_close(fft_convolution(u, kernel), expected, rtol=0, atol=1e-13)
+    assert torch.autograd.gradcheck(fft_convolution, (u, kernel))
 
 
 @given(st.integers(1, 100_000))
