@@ -20,6 +20,7 @@ class WorkerExit(IntEnum):
     FAILED = 1  # result.json tells why
     STOPPED = 3  # asked to stop; the state is in a checkpoint
     ORPHANED = 4  # its supervisor vanished
+    DUPLICATE = 5  # another process is at work on the same attempt
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ JobError
     ClusterError       Ray cannot be started, joined or ended
     ExecutorError      an attempt cannot be started
     SpoolError         a worker's report cannot be written
+        SpoolTakenError  another process writes it
 """
 
 from __future__ import annotations
@@ -28,3 +29,7 @@ class ExecutorError(JobError):
 
 class SpoolError(JobError):
     """A worker's report cannot be written to disk."""
+
+
+class SpoolTakenError(SpoolError):
+    """Another process writes this spool: it is at work on the same attempt."""

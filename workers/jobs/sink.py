@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import threading
 import time
@@ -10,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from workers.jobs.errors import SpoolError
+from workers.jobs.errors import SpoolError, SpoolTakenError
 from workers.jobs.spool import heartbeat_line, metrics_line, note_line
 
 WRITE_EVERY_S = 0.05  # half of what the contract promises, so that a slow write still keeps it
@@ -27,10 +28,20 @@ class SpoolSink:
     Args:
         path: the spool; made when missing, appended to otherwise.
         patience_s: how long `flush` and `close` wait for a disk that refuses.
+
+    Raises:
+        SpoolTakenError: another process has the spool open for writing.
     """
 
     def __init__(self, path: Path, *, patience_s: float = 30.0) -> None:
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._descriptor)
+            raise SpoolTakenError(
+                f"{path}: another process writes this spool, so it is at work on this attempt."
+            ) from None
         self._patience_s = patience_s
         self._waiting: deque[tuple[float, int | str, Mapping[str, Any]]] = deque()
         self._unwritten = bytearray()  # encoded; after a partial write its start completes the torn line

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, cast
 from storage.home import AttemptPaths
 from workers.errors import CheckpointError, SpecError, TaskError
 from workers.jobs.attempt import TRIAL, AttemptSpec, Outcome, WorkerExit
-from workers.jobs.errors import ExecutorError, SpoolError
+from workers.jobs.errors import ExecutorError, SpoolError, SpoolTakenError
 from workers.jobs.files import read_json, write_json
 from workers.jobs.process import ProcessId
 from workers.jobs.sink import SpoolSink
@@ -52,12 +52,16 @@ def main(arguments: list[str]) -> int:
 
 def work(attempt: AttemptSpec) -> int:
     """Run an attempt as the whole business of this process: signals, leash and exit code are set up here."""
-    claim(attempt)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     # The trial's imports take seconds: the first heartbeat must not wait for them
-    sink = SpoolSink(attempt.path / "spool.jsonl")
+    try:
+        sink = SpoolSink(AttemptPaths(attempt.path).spool)
+    except SpoolTakenError as error:
+        sys.stderr.write(f"{error}\n")
+        return WorkerExit.DUPLICATE
+    claim(attempt)
     if attempt.leash:
         threading.Thread(target=_end_with_supervisor, args=(sink,), name="leash", daemon=True).start()
     outcome = run_attempt(attempt, sink, stop.is_set)

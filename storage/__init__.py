@@ -1,0 +1,1 @@
+"""One SQLite file: its tables, its migrations, what writes it and what reads it."""

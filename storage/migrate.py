@@ -1,0 +1,83 @@
+"""Makes or migrates the schema: once, under a lock, however many processes start together."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from storage.connect import check_schema, open_store, schema_version, translated
+from storage.errors import SchemaTooOld, StoreLocked, StoreMissing
+from storage.home import HomePaths
+from storage.schema import SCHEMA_VERSION
+
+SCRIPTS = Path(__file__).parent / "migrations"
+
+
+def migrate(paths: HomePaths) -> None:
+    """Bring the store to this version's schema, making folder and file where there are none.
+
+    Safe from any number of processes at once: one migrates under a file lock, in one transaction that excludes every
+    other writer, and the rest find it done. A store that is up to date costs one read.
+
+    Raises:
+        SchemaTooNew: a newer mambalab wrote the store; it is left alone.
+        StoreMissing: the path holds a file that is no SQLite database.
+    """
+    if _is_current(paths.database):
+        return
+    _make_folder(paths)
+    with _locked(paths.migrate_lock), translated(paths.database):
+        with closing(sqlite3.connect(paths.database, timeout=30.0)) as connection:
+            version = schema_version(connection)
+            if version > SCHEMA_VERSION:
+                check_schema(connection, paths.database)
+        if version < SCHEMA_VERSION:
+            _upgrade(paths.database)
+
+
+def _is_current(database: Path) -> bool:
+    try:
+        open_store(database).close()
+    except (StoreMissing, SchemaTooOld, StoreLocked):
+        # each is settled under the lock: made, migrated, or read again once its holder is done
+        return False
+    return True
+
+
+def _make_folder(paths: HomePaths) -> None:
+    paths.root.mkdir(parents=True, exist_ok=True)
+    ignore = paths.root / ".gitignore"
+    if not ignore.exists():
+        ignore.write_text("*\n", encoding="utf-8")  # a store inside a checkout must not end up in a commit
+
+
+@contextmanager
+def _locked(lock: Path) -> Iterator[None]:
+    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _upgrade(database: Path) -> None:
+    # Alembic costs 0.2 s to import and is needed once in a store's life
+    from alembic import command
+    from alembic.config import Config
+
+    from storage.engine import writer_engine
+
+    config = Config()
+    config.set_main_option("script_location", str(SCRIPTS).replace("%", "%%"))
+    engine = writer_engine(database, begin="BEGIN EXCLUSIVE")
+    try:
+        with engine.begin() as connection:
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+    finally:
+        engine.dispose()

@@ -1,0 +1,14 @@
+"""Run by Alembic: hands it the connection that storage.migrate opened, transaction included."""
+
+from __future__ import annotations
+
+from alembic import context
+
+import storage.tables  # noqa: F401 - fills SQLModel's metadata
+from sqlmodel import SQLModel
+
+context.configure(
+    connection=context.config.attributes["connection"], target_metadata=SQLModel.metadata, transactional_ddl=True
+)
+with context.begin_transaction():
+    context.run_migrations()

@@ -1,0 +1,177 @@
+"""Runs attempts on a Ray cluster: each in a detached named actor that supervises one worker process.
+
+The actor outlives whoever made it, so a controller that dies takes no run with it: the next one finds the actor by its
+name. Ray restarts nothing (`max_restarts=0`): retries are the controller's. The trial runs in a process below the
+actor and knows no Ray, which would replace its SIGTERM handler and share its fate when CUDA memory runs out.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import ActorDiedError, ActorUnavailableError, RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from storage.home import AttemptPaths
+from workers.jobs.attempt import AttemptSpec
+from workers.jobs.errors import ExecutorError
+from workers.jobs.executors.base import Capacity, Node, Report
+from workers.jobs.executors.ray_actor import RunActor
+from workers.jobs.files import write_json
+from workers.jobs.supervisor import leftovers
+
+NAMESPACE = "mambalab"
+ACTOR_CPUS_MINIMUM = 0.001  # an actor without any CPU would be placed where nothing is free
+
+
+@dataclass(slots=True)
+class _Remote:
+    """What this process holds for one attempt: the actor, and the question that it has not answered yet."""
+
+    name: str
+    directory: Path
+    host: str
+    actor: Any = None
+    question: Any = None
+    cursor: int = -1
+
+
+class RayExecutor:
+    """Attempts as detached actors of a connected cluster (`workers.jobs.cluster` connects).
+
+    Questions to actors are never waited for: `poll` hands out the answer to the previous one.
+    """
+
+    name = "ray"
+
+    def __init__(self, *, runtime_env: Mapping[str, Any] | None = None) -> None:
+        self._runtime_env = dict(runtime_env or {})
+        self._remotes: dict[str, _Remote] = {}
+
+    def capacity(self) -> Capacity:
+        """Return the living nodes of the cluster."""
+        return Capacity(
+            tuple(
+                Node(node["NodeID"], node["Resources"].get("CPU", 0.0), int(node["Resources"].get("GPU", 0)))
+                for node in ray.nodes()
+                if node["Alive"]
+            )
+        )
+
+    def start(self, attempt: AttemptSpec) -> str:
+        """Make the attempt's actor, or find it."""
+        leashed = replace(attempt, leash=True)
+        options: dict[str, Any] = {
+            "name": attempt.key,
+            "namespace": NAMESPACE,
+            "lifetime": "detached",
+            "get_if_exists": True,
+            "max_restarts": 0,
+            "num_cpus": max(attempt.cpus, ACTOR_CPUS_MINIMUM),
+            "num_gpus": attempt.gpus,
+            "runtime_env": self._runtime_env,
+        }
+        if attempt.node:
+            options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(attempt.node, soft=False)
+        try:
+            actor = ray.remote(RunActor).options(**options).remote(leashed.to_json())
+        except RayError as error:
+            raise ExecutorError(f"no actor for {attempt.key}: {error}") from error
+        remote = _Remote(attempt.key, attempt.path, socket.gethostname(), actor)
+        handle = json.dumps(
+            {"executor": self.name, "actor": remote.name, "directory": str(remote.directory), "host": remote.host}
+        )
+        self._remotes[handle] = remote
+        return handle
+
+    def poll(self, handle: str, cursor: int) -> Report:
+        """Return the answer to the last question, and ask the next; `running` without news while there is none."""
+        remote = self._find(handle)
+        if remote.actor is None:
+            return _left(remote, cursor, "the actor is gone")
+        if remote.question is None or remote.cursor != cursor:
+            self._ask(remote, cursor)
+        ready, _ = ray.wait([remote.question], timeout=0)
+        if not ready:
+            return Report("running", cursor=cursor)
+        question, remote.question = remote.question, None
+        try:
+            report, log, host = ray.get(question)
+        except ActorUnavailableError:
+            return Report("running", cursor=cursor)  # unknown, not dead: the controller counts how long it stays silent
+        except ActorDiedError as error:
+            remote.actor = None
+            return _left(remote, cursor, str(error).splitlines()[0])
+        self._keep(remote, report, log, host)
+        if report.state == "running":
+            self._ask(remote, report.cursor)
+        return report if isinstance(report, Report) else Report("running", cursor=cursor)
+
+    def stop(self, handle: str, grace_s: float) -> None:
+        """SIGTERM through the actor, SIGKILL after the grace."""
+        remote = self._find(handle)
+        if remote.actor is not None:
+            remote.actor.stop.remote(grace_s)
+
+    def release(self, handle: str) -> None:
+        """End the actor, and with it what is left of its worker."""
+        remote = self._find(handle)
+        if remote.actor is not None:
+            ray.kill(remote.actor, no_restart=True)
+        self._remotes.pop(handle, None)
+
+    def close(self) -> None:
+        """Leave the cluster; the actors stay."""
+        self._remotes.clear()
+        ray.shutdown()
+
+    def _ask(self, remote: _Remote, cursor: int) -> None:
+        log = AttemptPaths(remote.directory).log
+        remote.question = remote.actor.poll.remote(cursor, log.stat().st_size if log.exists() else 0, _host())
+        remote.cursor = cursor
+
+    def _find(self, handle: str) -> _Remote:
+        remote = self._remotes.get(handle)
+        if remote is None:
+            remote = self._remotes[handle] = _from_handle(handle)
+            try:
+                remote.actor = ray.get_actor(remote.name, namespace=NAMESPACE)
+            except ValueError:
+                remote.actor = None
+        return remote
+
+    def _keep(self, remote: _Remote, report: Report, log: bytes, host: str) -> None:
+        """Keep a copy of what a worker on another machine leaves behind there."""
+        if host == _host():
+            return
+        paths = AttemptPaths(remote.directory)
+        remote.directory.mkdir(parents=True, exist_ok=True)
+        if log:
+            with paths.log.open("ab") as file:
+                file.write(log)
+        if report.result is not None:
+            write_json(paths.result, report.result)
+
+
+def _left(remote: _Remote, cursor: int, detail: str) -> Report:
+    """Return what a vanished actor's worker left on this machine, which may be none of it."""
+    return replace(leftovers(remote.directory, cursor), detail=detail)
+
+
+def _from_handle(handle: str) -> _Remote:
+    try:
+        tree = json.loads(handle)
+        return _Remote(tree["actor"], Path(tree["directory"]), tree["host"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ExecutorError(f"expected a handle of the Ray executor, got {handle!r}") from error
+
+
+def _host() -> str:
+    return f"{socket.gethostname()}/{os.getuid()}"
