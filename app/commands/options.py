@@ -1,0 +1,43 @@
+"""Options that several verbs share, so that they read and mean the same everywhere."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from app.errors import bad_input
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a key, such as model.d_state=8. May be given often."),
+]
+Address = Annotated[
+    str | None, typer.Option(help="Join this Ray cluster (HOST:PORT) instead of starting one.", show_default=False)
+]
+Executor = Annotated[str, typer.Option(help="What runs the workers: ray, subprocess, or inline (debugging).")]
+
+EXECUTORS = ("ray", "subprocess", "inline")
+
+
+def check_executor(name: str) -> str:
+    """Return a known executor's name. Ends with bad input otherwise."""
+    if name not in EXECUTORS:
+        bad_input(f"--executor: got {name!r}, expected one of {', '.join(EXECUTORS)}")
+    return name
+
+
+def parse_seeds(text: str | None) -> list[int] | None:
+    """Return the seeds that `3` (0, 1, 2) or `4,7,9` name."""
+    if text is None:
+        return None
+    try:
+        numbers = [int(part) for part in text.split(",")]
+    except ValueError:
+        bad_input(f"--seeds: got {text!r}, expected a count such as 3 or a list such as 0,1,2")
+    if "," not in text:
+        if numbers[0] < 1:
+            bad_input(f"--seeds: got {numbers[0]}, expected a count of at least 1")
+        return list(range(numbers[0]))
+    return numbers
