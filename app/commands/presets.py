@@ -24,7 +24,9 @@ def presets(
     for preset in preset_names():
         tree = tomllib.loads(find_ablation(preset).read_text(encoding="utf-8"))
         axes = [axis.get("name") or axis.get("key") for axis in tree.get("axes", [])]
-        rows.append({"name": preset, "question": tree.get("question", ""), "axes": axes, "seeds": tree.get("seeds", [0])})
+        rows.append(
+            {"name": preset, "question": tree.get("question", ""), "axes": axes, "seeds": tree.get("seeds", [0])}
+        )
     if as_json:
         data_json(rows)
         return

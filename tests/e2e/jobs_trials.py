@@ -24,8 +24,8 @@ if "workers.training" not in sys.modules and "torch" not in sys.modules:
     package.__path__ = [str(Path(folder) / "training") for folder in found.submodule_search_locations]
     sys.modules["workers.training"] = package
 
-from workers.specs import RunSpec  # noqa: E402
-from workers.training.context import RunContext, RunResult  # noqa: E402
+from workers.specs import RunSpec
+from workers.training.context import RunContext, RunResult
 
 
 def loss(step: int, seed: int) -> float:
