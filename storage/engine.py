@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import URL, Engine, create_engine, event
 from sqlalchemy.engine import Connection
+from sqlalchemy.pool import PoolProxiedConnection
 
 from storage.encoding import dumps
 
@@ -45,3 +46,10 @@ def writer_engine(database: Path, *, begin: str = "BEGIN IMMEDIATE", timeout_s: 
         connection.exec_driver_sql(begin)
 
     return engine
+
+
+def driver_connection(borrowed: PoolProxiedConnection) -> sqlite3.Connection:
+    """Return sqlite3's own connection beneath one of the pool's."""
+    driver = borrowed.driver_connection
+    assert isinstance(driver, sqlite3.Connection)
+    return driver

@@ -47,7 +47,11 @@ class Ablation(SQLModel, table=True):
 
 
 class Run(SQLModel, table=True):
-    """One trial with one seed, or a single run where `ablation_id` is empty."""
+    """One trial with one seed, or a single run where `ablation_id` is empty.
+
+    `started_at` is the start of the newest attempt. `metrics` repeats the values of table `latest` by name, written in
+    the same transaction, so that a list of ten thousand runs reads one row a run.
+    """
 
     # AUTOINCREMENT: the number of a removed run is never given to another, as metrics are keyed by it
     __table_args__ = (
@@ -83,6 +87,7 @@ class Run(SQLModel, table=True):
     error: str | None = None
     reason: str | None = None
     facts: dict[str, Any] = Field(sa_type=JSON)
+    metrics: dict[str, Any] = Field(sa_type=JSON)
     provenance_id: int | None = Field(default=None, foreign_key="provenance.id")
     archived: bool = False
 
@@ -144,7 +149,7 @@ class Request(SQLModel, table=True):
 
     id: int | None = Field(default=None, primary_key=True)
     kind: str
-    run_id: str = Field(sa_column=_run_key(nullable=False))
+    run_id: str = Field(sa_column=_run_key(nullable=False, index=True))
     payload: dict[str, Any] = Field(sa_type=JSON)
     status: str = Field(index=True)
     outcome: str | None = None

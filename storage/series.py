@@ -1,0 +1,44 @@
+"""Curves: a metric of a run as arrays, read without making an object a point. Standard library only."""
+
+from __future__ import annotations
+
+import math
+import sqlite3
+from array import array
+from dataclasses import dataclass
+
+# NULL is NaN, and only Python can say NaN: rows with NULLs are patched one by one, which is rare
+_SELECT = (
+    "SELECT step, value, at FROM metric WHERE run = ? AND key = (SELECT id FROM metric_key WHERE name = ?) AND step > ?"
+    " ORDER BY step"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """Points of one metric in the order of their steps; `at` is when each was logged, in seconds since 1970."""
+
+    steps: array[int]
+    values: array[float]
+    at: array[float]
+
+    def __len__(self) -> int:
+        """How many points."""
+        return len(self.steps)
+
+
+def read_series(connection: sqlite3.Connection, num: int, key: str, after_step: int) -> Series:
+    """Return the points of run number `num` past a step; an unknown metric has none."""
+    rows = connection.execute(_SELECT, (num, key, after_step)).fetchall()
+    if not rows:
+        return Series(array("q"), array("d"), array("d"))
+    steps, values, at = zip(*rows, strict=True)
+    return Series(array("q", steps), numbers(values), array("d", at))
+
+
+def numbers(values: tuple[float | None, ...]) -> array[float]:
+    """Return stored values as floats: NULL is NaN."""
+    try:
+        return array("d", values)  # type: ignore[arg-type]  # raises TypeError at the first None, at the speed of C
+    except TypeError:
+        return array("d", [math.nan if value is None else value for value in values])
