@@ -57,6 +57,12 @@ def _constant_under_compile(function: _F) -> _F:
 
 
 @_constant_under_compile
+def wants_triton(op: str, requested: str, device_type: str) -> bool:
+    """Tell whether the op's Triton module is to be imported and asked: it exists, may run here and is not ruled out."""
+    return requested in ("auto", "triton") and not _triton_missing(op) and not _triton_device(device_type)
+
+
+@_constant_under_compile
 def _resolve(op: str, requested: str, plain: str, device_type: str, triton_refusal: str) -> str:
     names = ("auto", "reference", plain, "triton")
     if requested not in names:

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from kernels.selective_scan import selective_scan
 from kernels.selective_state_update import selective_state_update
 from workers.models.initialization import initial_dt_bias
+from workers.models.mamba import plain_implementation
 from workers.models.registry import Inner, LayerState, register_inner
 from workers.specs import ModelSpec
 
@@ -36,6 +37,7 @@ class S6(Inner):
         super().__init__()
         self.d_inner, self.d_state = spec.expand * spec.d_model, spec.d_state
         self.implementation = spec.implementation
+        self.step_implementation = plain_implementation(spec)
         self.complex = spec.a_init == "complex"
         rank = math.ceil(spec.d_model / 16) if spec.dt_rank == "auto" else spec.dt_rank
         self.dt_rank = rank if spec.selective_dt else 0
@@ -76,6 +78,8 @@ class S6(Inner):
     def step(self, x: Tensor, z: Tensor | None, state: LayerState) -> Tensor:
         """Map (batch, d_inner) to the same shape and advance the state in place."""
         dt, B, C = self._project(x)
+        B = B if self.B is None else B.expand(len(x), -1, -1)  # the decode step takes constants as a group a channel
+        C = C if self.C is None else C.expand(len(x), -1, -1)
         return selective_state_update(
             state["ssm"],
             x,
@@ -87,7 +91,7 @@ class S6(Inner):
             z=z,
             dt_bias=self.dt_bias,
             dt_softplus=True,
-            implementation=self.implementation,
+            implementation=self.step_implementation,
         )
 
     def allocate_state(self, batch: int, device: torch.device) -> LayerState:
