@@ -99,7 +99,8 @@ def softplus(x):
     """log(1 + exp(x)) to full fp32 precision, also where it is tiny.
 
     With e = exp(-|x|) and s = e / (2 + e): max(x, 0) + log1p(e), and log1p(e) = 2 atanh(s) = 2 s (1 + s^2/3 + s^4/5 + ...), s <= 1/3.
-    The last coefficient stands for the rest of the series; truncation stays below 1e-8. It costs the same two special-function instructions as log(1 + exp(x)), which loses dt below 1e-3, and needs no branch.
+    The last coefficient stands for the rest of the series; truncation stays below 2e-8. It costs the same two
+    special-function instructions as log(1 + exp(x)), which loses dt below 1e-3, and needs no branch.
     """
     e = ex2(tl.abs(x) * (-LOG2E))
     s = e * rcp(2.0 + e)

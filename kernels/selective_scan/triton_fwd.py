@@ -1,0 +1,434 @@
+"""Triton kernels of the forward selective scan.
+
+`scan_kernel` does everything between the projections: softplus(dt + dt_bias), discretisation, scan, contraction with C, skip and
+gate, in one pass. A warp holds BLOCKS consecutive pieces of STEPS time steps for 32 / BLOCKS channel groups: every thread scans its
+own piece from a zero state, the pieces are joined over the lanes by log2(BLOCKS) shuffles whose decays are one exponential of a
+sum of dt each, and the thread replays its piece from the state that truly enters it. The derivation, the choice of tile sizes and
+the numerics are in README.md.
+
+Legend: program ids are (channel block, batch, split of the sequence); tensors are (32 lanes, WARPS), lane = block + BLOCKS * channel
+group; a thread holds STEPS x CHANNELS elements; a tile is BLOCKS * STEPS time steps.
+"""
+
+import triton
+import triton.language as tl
+
+from kernels.selective_scan.triton_common import (
+    LOG2E,
+    ex2,
+    load_channels,
+    load_floats,
+    prefetch_l1,
+    silu,
+    softplus,
+    store_channels,
+    take_lane,
+)
+
+CHECKPOINT_STEPS = tl.constexpr(32)
+
+
+@triton.jit
+def state_floats(pointer, d, COUNT: tl.constexpr, D_STATE: tl.constexpr, ALIGNED: tl.constexpr):
+    """Load the first COUNT elements of row d of a (d_inner, d_state) fp32 matrix: a tuple."""
+    out = ()
+    if ALIGNED:
+        out = load_floats(pointer + d * D_STATE, COUNT)
+    else:
+        for i in tl.static_range(COUNT):
+            out = out + (tl.load(pointer + d * D_STATE + i),)
+    return out
+
+
+@triton.jit
+def fetch_rows(pointer, first, last, th, STRIDE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, THREADS: tl.constexpr):
+    """Prefetch ROWS rows of COLUMNS elements from row `first` of `pointer`, never beyond row `last`."""
+    BYTES: tl.constexpr = pointer.dtype.element_ty.primitive_bitwidth // 8
+    SECTOR: tl.constexpr = 32 // BYTES
+    SECTORS: tl.constexpr = (COLUMNS + SECTOR - 1) // SECTOR
+    for i in tl.static_range((ROWS * SECTORS + THREADS - 1) // THREADS):
+        sector = tl.minimum(th + i * THREADS, ROWS * SECTORS - 1)
+        row = tl.minimum(first + sector // SECTORS, last)
+        prefetch_l1(pointer + row.to(tl.int64) * STRIDE + (sector % SECTORS) * SECTOR)
+
+
+@triton.jit
+def scan_kernel(
+    x_ptr,
+    dt_ptr,
+    A_ptr,
+    B_ptr,
+    C_ptr,
+    packed_ptr,
+    D_ptr,
+    z_ptr,
+    bias_ptr,
+    reset_ptr,
+    initial_ptr,
+    y_ptr,
+    final_ptr,
+    checkpoints_ptr,
+    states_ptr,
+    spans_ptr,
+    seqlen,
+    split_len,
+    packed_tiles,
+    x_stride_batch,
+    dt_stride_batch,
+    z_stride_batch,
+    b_stride_batch,
+    b_stride_time,
+    b_stride_group,
+    b_stride_state,
+    c_stride_batch,
+    c_stride_time,
+    c_stride_group,
+    c_stride_state,
+    X_STRIDE: tl.constexpr,
+    DT_STRIDE: tl.constexpr,
+    Z_STRIDE: tl.constexpr,
+    D_INNER: tl.constexpr,
+    D_STATE: tl.constexpr,
+    NGROUPS: tl.constexpr,
+    DT_SOFTPLUS: tl.constexpr,
+    DT_CONSTANT: tl.constexpr,
+    B_CONSTANT: tl.constexpr,
+    C_CONSTANT: tl.constexpr,
+    PACKED: tl.constexpr,
+    PHASE: tl.constexpr,
+    MASKED: tl.constexpr,
+    FETCH: tl.constexpr,
+    BLOCKS: tl.constexpr,
+    STEPS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    WARPS: tl.constexpr,
+    STATES: tl.constexpr,
+):
+    """PHASE 0: scan a whole sequence. 1: end state and span of every split, from zero. 2: scan a split from its entering state.
+
+    STATES states are unrolled at a time; their carries stay in registers when that is all of them, else in `states_ptr`.
+    """
+    TILE: tl.constexpr = BLOCKS * STEPS
+    GROUPS_OF_CHANNELS: tl.constexpr = 32 // BLOCKS
+    WIDTH: tl.constexpr = WARPS * GROUPS_OF_CHANNELS * CHANNELS
+    LEVELS: tl.constexpr = (BLOCKS > 1) + (BLOCKS > 2) + (BLOCKS > 4) + (BLOCKS > 8) + (BLOCKS > 16)
+    QUAD: tl.constexpr = 4 if STEPS % 4 == 0 else STEPS
+    IN_REGISTERS: tl.constexpr = STATES == D_STATE
+    ALIGNED: tl.constexpr = STATES % 4 == 0 and D_STATE % 4 == 0
+    RESET: tl.constexpr = reset_ptr is not None
+    batch = tl.program_id(1).to(tl.int64)
+    split = tl.program_id(2)
+    splits = tl.num_programs(2)
+    zero = tl.zeros((32, WARPS), tl.float32)
+    lane = tl.arange(0, 32)[:, None] + zero.to(tl.int32)
+    warp = tl.arange(0, WARPS)[None, :] + zero.to(tl.int32)
+    block = lane % BLOCKS
+    row0 = lane - block
+    first = block == 0
+    previous = row0 + tl.maximum(block - 1, 0)
+    last_lane = row0 + (BLOCKS - 1)
+    channel = ((tl.program_id(0) * WARPS + warp) * GROUPS_OF_CHANNELS + lane // BLOCKS) * CHANNELS
+    inside = channel < D_INNER
+    d = tl.minimum(channel, D_INNER - CHANNELS)
+    thread = warp * 32 + lane
+    start = split * split_len
+    length = tl.minimum(split_len, seqlen - start)
+
+    skip = ()
+    bias = ()
+    if D_ptr is not None:
+        skip = load_channels(D_ptr + d, inside, False, CHANNELS)
+    if bias_ptr is not None:
+        bias = load_channels(bias_ptr + d, inside, False, CHANNELS)
+
+    # The state that enters the split: in registers, or in scratch memory where only the first lane of a channel touches it.
+    slot = states_ptr + (batch * splits + split) * (D_STATE * D_INNER) + d
+    entering = initial_ptr + (batch * D_INNER + d) * D_STATE if initial_ptr is not None else None
+    carry = ()
+    if IN_REGISTERS:
+        for n in tl.static_range(D_STATE):
+            for c in tl.static_range(CHANNELS):
+                if PHASE == 2:
+                    carry = carry + (tl.load(slot + (n * D_INNER + c)),)
+                elif PHASE == 0 and initial_ptr is not None:
+                    carry = carry + (tl.load(entering + (c * D_STATE + n)),)
+                else:
+                    carry = carry + (zero,)
+    elif PHASE != 2:
+        for n in range(D_STATE):
+            for c in tl.static_range(CHANNELS):
+                if PHASE == 0 and initial_ptr is not None:
+                    seed = tl.load(entering + (c * D_STATE + n))
+                else:
+                    seed = zero
+                tl.store(slot + (n * D_INNER + c), seed, mask=first & inside)
+
+    x_row = x_ptr + batch * x_stride_batch + start.to(tl.int64) * X_STRIDE
+    y_row = y_ptr + (batch * seqlen + start) * D_INNER
+    if not DT_CONSTANT:
+        dt_row = dt_ptr + batch * dt_stride_batch + start.to(tl.int64) * DT_STRIDE
+    else:
+        dt_row = dt_ptr
+        fixed = load_channels(dt_ptr + d, inside, False, CHANNELS)
+    if z_ptr is not None:
+        z_row = z_ptr + batch * z_stride_batch + start.to(tl.int64) * Z_STRIDE
+    else:
+        z_row = x_row
+    group = d // (D_INNER // NGROUPS)
+    bc = packed_ptr
+    if PACKED:
+        bc = packed_ptr + (batch * NGROUPS * packed_tiles + start // TILE) * (D_STATE * 2 * TILE)
+        bc_lane = block * QUAD
+        if NGROUPS > 1:
+            bc_lane = group.to(tl.int64) * packed_tiles * (D_STATE * 2 * TILE) + block * QUAD
+    x_lane = block * (STEPS * X_STRIDE) + d
+    dt_lane = block * (STEPS * DT_STRIDE) + d
+    z_lane = block * (STEPS * Z_STRIDE) + d
+    y_lane = block * (STEPS * D_INNER) + d
+    rows_left = tl.where(inside, length - block * STEPS, 0)
+    elapsed = ()
+    broken = zero.to(tl.int32)
+    for c in tl.static_range(CHANNELS):
+        elapsed = elapsed + (zero,)
+
+    for tile in range(tl.cdiv(length, TILE)):
+        t0 = tile * TILE
+        left = rows_left - t0
+        if FETCH:
+            corner = tl.program_id(0) * WIDTH
+            end = length - 1
+            fetch_rows(x_row + corner, TILE, end - t0, thread, X_STRIDE, TILE, WIDTH, 32 * WARPS)
+            if not DT_CONSTANT:
+                fetch_rows(dt_row + corner, TILE, end - t0, thread, DT_STRIDE, TILE, WIDTH, 32 * WARPS)
+            if z_ptr is not None and PHASE != 1:
+                fetch_rows(z_row + corner, TILE, end - t0, thread, Z_STRIDE, TILE, WIDTH, 32 * WARPS)
+            if PACKED and NGROUPS == 1:
+                ahead = tl.where(t0 + TILE < length, D_STATE * 2 * TILE, 0)
+                for i in tl.static_range((D_STATE * 2 * TILE // 8 + 32 * WARPS - 1) // (32 * WARPS)):
+                    sector = tl.minimum(thread + i * 32 * WARPS, D_STATE * 2 * TILE // 8 - 1)
+                    prefetch_l1(bc + ahead + sector * 8)
+
+        # Per element: step size, input, and the skip as the first term of y.
+        dts = ()
+        dus = ()
+        ys = ()
+        totals = ()
+        for c in tl.static_range(CHANNELS):
+            totals = totals + (zero,)
+        for i in tl.static_range(STEPS):
+            valid = left > i
+            xs = load_channels(x_row + x_lane + i * X_STRIDE, valid, MASKED, CHANNELS)
+            if DT_CONSTANT:
+                raw = fixed
+            else:
+                raw = load_channels(dt_row + dt_lane + i * DT_STRIDE, valid, MASKED, CHANNELS)
+            sums = ()
+            for c in tl.static_range(CHANNELS):
+                step = raw[c]
+                if bias_ptr is not None:
+                    step = step + bias[c]
+                if DT_SOFTPLUS:
+                    step = softplus(step)
+                if MASKED:
+                    step = tl.where(valid, step, 0.0)
+                dts = dts + (step,)
+                dus = dus + (step * xs[c],)
+                if D_ptr is not None:
+                    ys = ys + (skip[c] * xs[c],)
+                else:
+                    ys = ys + (zero,)
+                sums = sums + (totals[c] + step,)
+            totals = sums
+
+        # Resets: a position keeps what entered it unless it is one; a block, a run of blocks and a split unless they hold one.
+        keeps = ()
+        hit = zero.to(tl.int32)
+        if RESET:
+            reset_row = reset_ptr + batch * seqlen + start + t0
+            for i in tl.static_range(STEPS):
+                if MASKED:
+                    flag = tl.load(reset_row + (block * STEPS + i), mask=left > i, other=0).to(tl.int32)
+                else:
+                    flag = tl.load(reset_row + (block * STEPS + i)).to(tl.int32)
+                keeps = keeps + (flag == 0,)
+                hit = tl.maximum(hit, flag)
+
+        # How lanes are joined: level k adds to a block what leaves the block 2**k before it, decayed over the blocks between.
+        links = ()
+        joins = ()
+        spans = ()
+        runs = ()
+        for c in tl.static_range(CHANNELS):
+            if LEVELS > 0:
+                runs = runs + (take_lane(totals[c], previous),)
+        run_hit = hit
+        if RESET and LEVELS > 0:
+            run_hit = take_lane(hit, previous)
+        for k in tl.static_range(LEVELS):
+            link = row0 + tl.maximum(block - (1 << k), 0)
+            links = links + (link,)
+            join = block >= (1 << k)
+            if RESET:
+                join = join & (run_hit == 0)
+                run_hit = tl.maximum(run_hit, take_lane(run_hit, link))
+            joins = joins + (join,)
+            longer = ()
+            for c in tl.static_range(CHANNELS):
+                spans = spans + (runs[c],)
+                longer = longer + (runs[c] + take_lane(runs[c], link),)
+            runs = longer
+
+        # The scan, a group of states at a time.
+        for outer in range(D_STATE // STATES):
+            base = outer * STATES
+            first_state = slot + base * D_INNER
+            states = ()
+            if IN_REGISTERS:
+                states = carry
+            else:
+                for n in tl.static_range(STATES):
+                    for c in tl.static_range(CHANNELS):
+                        states = states + (tl.load(first_state + (n * D_INNER + c), mask=first, other=0.0),)
+            left_states = ()
+            sums_y = ys
+            rates = ()
+            for c in tl.static_range(CHANNELS):
+                rates = rates + state_floats(A_ptr + base, d + c, STATES, D_STATE, ALIGNED)
+            B_rows = ()
+            C_rows = ()
+            if B_CONSTANT:
+                for c in tl.static_range(CHANNELS):
+                    B_rows = B_rows + state_floats(B_ptr + base, d + c, STATES, D_STATE, ALIGNED)
+            if C_CONSTANT and PHASE != 1:
+                for c in tl.static_range(CHANNELS):
+                    C_rows = C_rows + state_floats(C_ptr + base, d + c, STATES, D_STATE, ALIGNED)
+            for n in tl.static_range(STATES):
+                Bs = ()
+                Cs = ()
+                if PACKED:
+                    place = bc + base * (2 * TILE) + bc_lane + n * (2 * TILE)
+                    for q in tl.static_range(STEPS // QUAD):
+                        if not B_CONSTANT:
+                            Bs = Bs + load_floats(place + q * (BLOCKS * QUAD), QUAD)
+                        if not C_CONSTANT and PHASE != 1:
+                            Cs = Cs + load_floats(place + TILE + q * (BLOCKS * QUAD), QUAD)
+                else:
+                    for i in tl.static_range(STEPS):
+                        time = (start + t0 + i).to(tl.int64) + block * STEPS
+                        if not B_CONSTANT:
+                            at = B_ptr + batch * b_stride_batch + time * b_stride_time + group * b_stride_group
+                            Bs = Bs + (tl.load(at + (base + n) * b_stride_state, mask=left > i, other=0.0).to(tl.float32),)
+                        if not C_CONSTANT and PHASE != 1:
+                            at = C_ptr + batch * c_stride_batch + time * c_stride_time + group * c_stride_group
+                            Cs = Cs + (tl.load(at + (base + n) * c_stride_state, mask=left > i, other=0.0).to(tl.float32),)
+                ys_n = ()
+                for c in tl.static_range(CHANNELS):
+                    a = rates[c * STATES + n] * LOG2E
+                    decays = ()
+                    inputs = ()
+                    h = zero
+                    for i in tl.static_range(STEPS):
+                        decay = ex2(dts[i * CHANNELS + c] * a)
+                        if RESET:
+                            decay = tl.where(keeps[i], decay, 0.0)
+                        if B_CONSTANT:
+                            inflow = dus[i * CHANNELS + c] * B_rows[c * STATES + n]
+                        else:
+                            inflow = dus[i * CHANNELS + c] * Bs[i]
+                        if i == 0:
+                            h = inflow
+                        else:
+                            h = decay * h + inflow
+                        decays = decays + (decay,)
+                        inputs = inputs + (inflow,)
+                    own = h
+                    if LEVELS > 0:
+                        h = tl.where(first, states[n * CHANNELS + c], take_lane(h, previous))
+                        for k in tl.static_range(LEVELS):
+                            weight = tl.where(joins[k], ex2(a * spans[k * CHANNELS + c]), 0.0)
+                            h = h + weight * take_lane(h, links[k])
+                    else:
+                        h = states[n * CHANNELS + c]
+                    if checkpoints_ptr is not None:
+                        mark = start + t0
+                        at = checkpoints_ptr + (
+                            (batch * tl.cdiv(seqlen, CHECKPOINT_STEPS) + mark // CHECKPOINT_STEPS) * (D_STATE * D_INNER)
+                        )
+                        place_ck = (block * STEPS // CHECKPOINT_STEPS * D_STATE + base + n) * D_INNER + d + c
+                        due = (left > 0) & ((mark + block * STEPS) % CHECKPOINT_STEPS == 0)
+                        tl.store(at + place_ck, h, mask=due)
+                    if PHASE == 1:
+                        h = own + tl.where(hit == 0, ex2(a * totals[c]), 0.0) * h
+                    else:
+                        for i in tl.static_range(STEPS):
+                            h = decays[i] * h + inputs[i]
+                            if C_CONSTANT:
+                                ys_n = ys_n + (sums_y[i * CHANNELS + c] + C_rows[c * STATES + n] * h,)
+                            else:
+                                ys_n = ys_n + (sums_y[i * CHANNELS + c] + Cs[i] * h,)
+                    if LEVELS > 0:
+                        h = take_lane(h, last_lane)
+                    left_states = left_states + (h,)
+                if PHASE != 1:
+                    ordered = ()
+                    for i in tl.static_range(STEPS):
+                        for c in tl.static_range(CHANNELS):
+                            ordered = ordered + (ys_n[c * STEPS + i],)
+                    sums_y = ordered
+            ys = sums_y
+            if IN_REGISTERS:
+                carry = left_states
+            else:
+                for n in tl.static_range(STATES):
+                    for c in tl.static_range(CHANNELS):
+                        tl.store(first_state + (n * D_INNER + c), left_states[n * CHANNELS + c], mask=first & inside)
+
+        if PHASE == 1:
+            sums_e = ()
+            for c in tl.static_range(CHANNELS):
+                sums_e = sums_e + (elapsed[c] + totals[c],)
+            elapsed = sums_e
+            broken = tl.maximum(broken, hit)
+        else:
+            for i in tl.static_range(STEPS):
+                valid = left > i
+                out = ()
+                if z_ptr is not None:
+                    zs = load_channels(z_row + z_lane + i * Z_STRIDE, valid, MASKED, CHANNELS)
+                    for c in tl.static_range(CHANNELS):
+                        out = out + (ys[i * CHANNELS + c] * silu(zs[c]),)
+                else:
+                    for c in tl.static_range(CHANNELS):
+                        out = out + (ys[i * CHANNELS + c],)
+                store_channels(y_row + y_lane + i * D_INNER, out, valid, MASKED, CHANNELS)
+        x_row += TILE * X_STRIDE
+        y_row += TILE * D_INNER
+        if not DT_CONSTANT:
+            dt_row += TILE * DT_STRIDE
+        z_row += TILE * Z_STRIDE
+        if PACKED:
+            bc += D_STATE * 2 * TILE
+
+    if PHASE == 1:
+        for c in tl.static_range(CHANNELS):
+            span = elapsed[c]
+            cut = broken
+            for k in tl.static_range(LEVELS):
+                span = span + take_lane(span, lane ^ (1 << k))
+                cut = tl.maximum(cut, take_lane(cut, lane ^ (1 << k)))
+            span = tl.where(cut > 0, float("inf"), span)
+            tl.store(spans_ptr + (batch * splits + split) * D_INNER + d + c, span, mask=first & inside)
+    if PHASE != 2:
+        ending = final_ptr + (batch * D_INNER + d) * D_STATE
+        if IN_REGISTERS:
+            for n in tl.static_range(D_STATE):
+                for c in tl.static_range(CHANNELS):
+                    if PHASE == 1:
+                        tl.store(slot + (n * D_INNER + c), carry[n * CHANNELS + c], mask=first & inside)
+                    else:
+                        tl.store(ending + (c * D_STATE + n), carry[n * CHANNELS + c], mask=first & inside)
+        elif PHASE == 0:
+            for n in range(D_STATE):
+                for c in tl.static_range(CHANNELS):
+                    kept = tl.load(slot + (n * D_INNER + c), mask=first & inside, other=0.0)
+                    tl.store(ending + (c * D_STATE + n), kept, mask=first & inside)
