@@ -166,7 +166,10 @@ class Reader:
             f"SELECT id, at, kind, run_id, ablation_id, attempt, data FROM event WHERE {where} ORDER BY id LIMIT ?",  # noqa: S608 - literals
             (after, limit) if run_id is None else (after, run_id, limit),
         )
-        return [EventRow(*row[:6], json.loads(row[6])) for row in rows]
+        return [
+            EventRow(id_, at, kind, owner, study, attempt, json.loads(data))
+            for id_, at, kind, owner, study, attempt, data in rows
+        ]
 
     def requests(self, run_id: str) -> list[RequestRow]:
         """Return what was asked about the run, oldest first."""
