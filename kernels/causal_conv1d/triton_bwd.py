@@ -1,0 +1,150 @@
+# mypy: ignore-errors
+"""Backward of the causal depthwise convolution for usual widths: one pass that reads x and dy once, without atomics.
+
+A program owns CHUNK positions of BLOCK_D channels and walks them backwards, starting width - 1 positions later, where windows
+that reach into its own positions end. It keeps the last `width` values of x and the unfinished sums of dx in registers. Its
+share of dweight and dbias goes to partial[batch, chunk, plane, d]: a plane for each column of weight, then one for the bias.
+"""
+
+import triton
+import triton.language as tl
+
+
+# x at one position (from the initial state before position 0), one row of channels; 0 outside.
+@triton.jit
+def _row(x_ptr, initial_ptr, at, offset_x, offset_initial, channel_mask, seqlen, stride_x_t, stride_initial_t, WIDTH: tl.constexpr,
+         HAS_INITIAL: tl.constexpr):  # fmt: skip
+    value = tl.load(x_ptr + at * stride_x_t + offset_x, mask=channel_mask & (at >= 0) & (at < seqlen), other=0.0)
+    if HAS_INITIAL:
+        source = initial_ptr + (at + WIDTH - 1) * stride_initial_t + offset_initial
+        before = tl.load(source, mask=channel_mask & (at < 0) & (at >= 1 - WIDTH), other=0.0)
+        value = value.to(tl.float32) + before.to(tl.float32)
+    return value
+
+
+@triton.jit
+def _resets(reset_ptr, at, seqlen, stride_reset_t):
+    return tl.load(reset_ptr + at * stride_reset_t, mask=(at >= 0) & (at < seqlen), other=0) != 0
+
+
+# Program: one (batch, chunk, block of channels), channels fastest.
+@triton.jit
+def conv_backward(x_ptr, weight_ptr, bias_ptr, initial_ptr, reset_ptr, dy_ptr, dfinal_ptr, dx_ptr, dinitial_ptr, partial_ptr, seqlen, d,
+                  chunks, chunk_size, stride_x_batch, stride_x_t, stride_x_d, stride_weight_d, stride_weight_w, stride_bias,
+                  stride_initial_batch, stride_initial_t, stride_initial_d, stride_reset_batch, stride_reset_t, stride_dy_batch,
+                  stride_dy_t, stride_dy_d, stride_dfinal_batch, stride_dfinal_t, stride_dfinal_d,
+                  WIDTH: tl.constexpr, SILU: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_INITIAL: tl.constexpr,
+                  HAS_RESET: tl.constexpr, HAS_DY: tl.constexpr, HAS_DFINAL: tl.constexpr, STEPS: tl.constexpr,
+                  BLOCK_D: tl.constexpr):  # fmt: skip
+    blocks_d = tl.cdiv(d, BLOCK_D)
+    program = tl.program_id(0)
+    chunk = (program // blocks_d) % chunks
+    batch = (program // blocks_d // chunks).to(tl.int64)
+    channel = ((program % blocks_d) * BLOCK_D + tl.arange(0, BLOCK_D)).to(tl.int64)
+    channel_mask = channel < d
+    x_ptr += batch * stride_x_batch
+    initial_ptr += batch * stride_initial_batch
+    reset_ptr += batch * stride_reset_batch
+    dy_ptr += batch * stride_dy_batch + channel * stride_dy_d
+    dfinal_ptr += batch * stride_dfinal_batch + channel * stride_dfinal_d
+    offset_x = channel * stride_x_d
+    offset_initial = channel * stride_initial_d
+    first = (chunk * chunk_size).to(tl.int64)
+    end = tl.minimum(first + chunk_size, seqlen)
+    top = tl.minimum(end + WIDTH - 1, seqlen)
+    zero = tl.zeros((BLOCK_D,), tl.float32)
+    bias = zero
+    if HAS_BIAS:
+        bias = tl.load(bias_ptr + channel * stride_bias, mask=channel_mask, other=0.0).to(tl.float32)
+    weight = ()
+    window = ()  # x at t, t - 1, ..., t - width + 1
+    cut = ()  # whether each of these positions resets
+    dwindow = ()  # the unfinished dx of each of these positions
+    dweight = ()
+    for back in tl.static_range(WIDTH):
+        source = weight_ptr + channel * stride_weight_d + (WIDTH - 1 - back) * stride_weight_w
+        weight = weight + (tl.load(source, mask=channel_mask, other=0.0).to(tl.float32),)
+        value = _row(x_ptr, initial_ptr, top - 1 - back, offset_x, offset_initial, channel_mask, seqlen, stride_x_t, stride_initial_t,
+                     WIDTH, HAS_INITIAL)  # fmt: skip
+        window = window + (value.to(tl.float32),)
+        if HAS_RESET:
+            cut = cut + (_resets(reset_ptr, top - 1 - back, seqlen, stride_reset_t),)
+        dwindow = dwindow + (zero,)
+        dweight = dweight + (zero,)
+    dbias = zero
+    uncut = top == top  # no reset between t and the end of the sequence: x[t] may be part of the final state
+    lowest = first
+    if HAS_INITIAL:
+        lowest = tl.where(chunk == 0, first + 1 - WIDTH, first)
+    for base in range(0, top - lowest, STEPS):
+        incoming = ()
+        upstream = ()
+        for step in tl.static_range(STEPS):  # a block's loads come before its stores, which would hold them up
+            t = top - 1 - base - step
+            incoming = incoming + (
+                _row(x_ptr, initial_ptr, t - WIDTH, offset_x, offset_initial, channel_mask, seqlen, stride_x_t, stride_initial_t,
+                     WIDTH, HAS_INITIAL),
+            )  # fmt: skip
+            if HAS_DY:
+                upstream = upstream + (tl.load(dy_ptr + t * stride_dy_t, mask=channel_mask & (t >= first), other=0.0),)
+        for step in tl.static_range(STEPS):
+            t = top - 1 - base - step
+            if HAS_DY:
+                total = bias
+                alive = t == t
+                for back in tl.static_range(WIDTH):
+                    if HAS_RESET:
+                        total += tl.where(alive, weight[back] * window[back], 0.0)
+                        alive = alive & (cut[back] == 0)
+                    else:
+                        total += weight[back] * window[back]
+                gradient = upstream[step].to(tl.float32)
+                if SILU:
+                    sigmoid = tl.sigmoid(total)
+                    gradient *= sigmoid * (1.0 + total * (1.0 - sigmoid))
+                own = tl.where(t < end, gradient, 0.0)
+                dbias += own
+                alive = t == t
+                summed = ()
+                dtaps = ()
+                for back in tl.static_range(WIDTH):
+                    if HAS_RESET:
+                        dtaps = dtaps + (dweight[back] + tl.where(alive, own * window[back], 0.0),)
+                        summed = summed + (dwindow[back] + tl.where(alive, gradient * weight[back], 0.0),)
+                        alive = alive & (cut[back] == 0)
+                    else:
+                        dtaps = dtaps + (dweight[back] + own * window[back],)
+                        summed = summed + (dwindow[back] + gradient * weight[back],)
+                dweight = dtaps
+                dwindow = summed
+            dx = dwindow[0]
+            if HAS_DFINAL:
+                row = t - (seqlen - WIDTH + 1)
+                kept = uncut & (row >= 0)
+                dx += tl.load(
+                    dfinal_ptr + row * stride_dfinal_t, mask=channel_mask & kept & (t >= lowest), other=0.0
+                ).to(tl.float32)
+                if HAS_RESET:
+                    uncut = uncut & (cut[0] == 0)
+            tl.store(dx_ptr + (batch * seqlen + t) * d + channel, dx.to(dx_ptr.dtype.element_ty),
+                     mask=channel_mask & (t >= first) & (t < end))  # fmt: skip
+            if HAS_INITIAL:
+                tl.store(dinitial_ptr + (batch * (WIDTH - 1) + t + WIDTH - 1) * d + channel, dx.to(dinitial_ptr.dtype.element_ty),
+                         mask=channel_mask & (t < 0) & (t >= lowest))  # fmt: skip
+            moved = ()
+            dmoved = ()
+            cmoved = ()
+            for back in tl.static_range(WIDTH - 1):
+                moved = moved + (window[back + 1],)
+                dmoved = dmoved + (dwindow[back + 1],)
+                if HAS_RESET:
+                    cmoved = cmoved + (cut[back + 1],)
+            window = moved + (incoming[step].to(tl.float32),)
+            dwindow = dmoved + (zero,)
+            if HAS_RESET:
+                cut = cmoved + (_resets(reset_ptr, t - WIDTH, seqlen, stride_reset_t),)
+    target = partial_ptr + (batch * chunks + chunk) * (WIDTH + HAS_BIAS) * d + channel
+    for back in tl.static_range(WIDTH):
+        tl.store(target + (WIDTH - 1 - back) * d, dweight[back], mask=channel_mask)
+    if HAS_BIAS:
+        tl.store(target + WIDTH * d, dbias, mask=channel_mask)
