@@ -26,7 +26,7 @@ from storage.rows import (
     RequestRow,
     RunRow,
 )
-from storage.runlist import select_runs
+from storage.runlist import RunList, select_runs
 from storage.series import Series, read_series
 
 __all__ = [
@@ -66,6 +66,7 @@ class Reader:
         """Open the store. Raises what `storage.connect.open_store` does."""
         self._database = paths.database
         self._connection = open_store(paths.database, timeout_s=timeout_s)
+        self._list = RunList()
 
     def __enter__(self) -> Self:
         return self
@@ -91,8 +92,14 @@ class Reader:
         include_archived: bool = False,
         limit: int | None = None,
     ) -> list[RunRow]:
-        """Return runs, newest first; those of one ablation in the order of trial and seed."""
+        """Return runs, newest first; those of one ablation in the order of trial and seed.
+
+        The whole list is kept by this reader and costs only what has changed since it was last asked for.
+        """
         with self._snapshot() as connection:
+            if ablation_id is None and not statuses and limit is None:
+                every = self._list.refresh(connection)
+                return every if include_archived else [run for run in every if not run.archived]
             return select_runs(
                 connection,
                 ablation_id=ablation_id,

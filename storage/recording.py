@@ -6,6 +6,7 @@ Everything here runs inside a write transaction that the repository has begun.
 from __future__ import annotations
 
 import json
+import math
 import sqlite3
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 from storage.encoding import dumps
 from storage.errors import Conflict, NotFound
 from storage.events import add_event
+from storage.packing import pack
 from storage.records import RecordBatch
 
 _METRIC = (
@@ -115,12 +117,9 @@ def drop_abandoned(connection: sqlite3.Connection, run: int, number: int, resume
 
 def refresh_metrics(connection: sqlite3.Connection, run: int) -> None:
     """Repeat table `latest` in the run's own column `metrics`."""
-    latest = connection.execute(
-        "SELECT metric_key.name, latest.value FROM latest JOIN metric_key ON metric_key.id = latest.key"
-        " WHERE latest.run = ? ORDER BY latest.key",
-        (run,),
-    )
-    connection.execute("UPDATE run SET metrics = ? WHERE num = ?", (dumps(dict(latest.fetchall())), run))
+    latest = connection.execute("SELECT key, value FROM latest WHERE run = ? ORDER BY key", (run,)).fetchall()
+    packed = pack([key for key, _ in latest], [math.nan if value is None else value for _, value in latest])
+    connection.execute("UPDATE run SET metrics = ? WHERE num = ?", (packed, run))
 
 
 def _store_metrics(connection: sqlite3.Connection, keys: KeyTable, run: int, number: int, batch: RecordBatch) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 
 from sqlalchemy import insert
@@ -23,12 +23,13 @@ def submit(
     runs: Sequence[NewRun],
     provenance: NewProvenance,
     now: float,
+    make_id: Callable[[], str] = new_id,
 ) -> Submitted:
     """Insert everything inside the caller's transaction."""
     stored = {**asdict(provenance), "versions": dict(provenance.versions), "created_at": now}
     origin = transaction.execute(insert(Provenance).returning(col(Provenance.id)), [stored]).scalar_one()
-    ablation_id = None if ablation is None else _insert_ablation(transaction, ablation, origin, now)
-    ids = tuple(new_id() for _ in runs)
+    ablation_id = None if ablation is None else _insert_ablation(transaction, ablation, make_id(), origin, now)
+    ids = tuple(make_id() for _ in runs)
     if runs:
         rows = [_run_row(run, id_, ablation_id, origin, now) for run, id_ in zip(runs, ids, strict=True)]
         transaction.execute(insert(Run), rows)
@@ -41,8 +42,9 @@ def submit(
     return Submitted(ablation_id, ids)
 
 
-def _insert_ablation(transaction: Connection, ablation: NewAblation, provenance_id: int | None, now: float) -> str:
-    ablation_id = new_id()
+def _insert_ablation(
+    transaction: Connection, ablation: NewAblation, ablation_id: str, provenance_id: int | None, now: float
+) -> str:
     transaction.execute(
         insert(Ablation).values(
             id=ablation_id,
@@ -87,7 +89,8 @@ def _run_row(
         "step": 0,
         "total_steps": run.total_steps,
         "facts": {},
-        "metrics": {},
+        "metrics": b"",
         "provenance_id": provenance_id,
         "archived": False,
+        "changed": 0,
     }

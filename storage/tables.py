@@ -49,13 +49,14 @@ class Ablation(SQLModel, table=True):
 class Run(SQLModel, table=True):
     """One trial with one seed, or a single run where `ablation_id` is empty.
 
-    `started_at` is the start of the newest attempt. `metrics` repeats the values of table `latest` by name, written in
-    the same transaction, so that a list of ten thousand runs reads one row a run.
+    `started_at` is the start of the newest attempt. `metrics` repeats table `latest` in packed form (storage.packing),
+    written in the same transaction, so that a list of ten thousand runs reads one row a run. `changed` is a number that
+    triggers raise above all others at every change of the run or its tags, so that a list can be brought up to date.
     """
 
     # AUTOINCREMENT: the number of a removed run is never given to another, as metrics are keyed by it
     __table_args__ = (
-        Index("run_queue", "status", text("priority DESC"), "num"),
+        Index("run_queue", "status", text("priority DESC"), "num", "archived"),
         Index("run_of_ablation", "ablation_id", "trial_index", "seed"),
         {"sqlite_autoincrement": True},
     )
@@ -87,9 +88,10 @@ class Run(SQLModel, table=True):
     error: str | None = None
     reason: str | None = None
     facts: dict[str, Any] = Field(sa_type=JSON)
-    metrics: dict[str, Any] = Field(sa_type=JSON)
+    metrics: bytes = b""
     provenance_id: int | None = Field(default=None, foreign_key="provenance.id")
     archived: bool = False
+    changed: int = Field(default=0, index=True)
 
 
 def _run_key(**options: Any) -> Any:

@@ -32,6 +32,17 @@ NARROW_TABLES = (
     ) WITHOUT ROWID""",
 )
 
+# Every change of a run, by whatever program, gives it a `changed` above all others: readers fetch what is past the last
+# one they saw. Writers are one at a time, so the numbers appear in the order of the commits.
+_CHANGE = "UPDATE run SET changed = (SELECT MAX(changed) + 1 FROM run)"
+TRIGGERS = (
+    f"CREATE TRIGGER run_added AFTER INSERT ON run BEGIN {_CHANGE} WHERE num = NEW.num; END",
+    f"CREATE TRIGGER run_changed AFTER UPDATE ON run WHEN NEW.changed = OLD.changed"
+    f" BEGIN {_CHANGE} WHERE num = NEW.num; END",
+    f"CREATE TRIGGER tag_added AFTER INSERT ON tag BEGIN {_CHANGE} WHERE id = NEW.run_id; END",
+    f"CREATE TRIGGER tag_removed AFTER DELETE ON tag BEGIN {_CHANGE} WHERE id = OLD.run_id; END",
+)
+
 # No sqrt: builds of SQLite without the math functions exist, and the views must open everywhere. The variance is
 # the sample's (n - 1) and is computed in two passes, so that it keeps its digits when the mean is large.
 VIEWS = (
@@ -80,11 +91,11 @@ VIEWS = (
 
 
 def upgrade() -> None:
-    """Make every table and view."""
+    """Make every table, trigger and view."""
     _studies()
     _runs()
     _about_runs()
-    for statement in NARROW_TABLES + VIEWS:
+    for statement in NARROW_TABLES + TRIGGERS + VIEWS:
         op.execute(statement)
     op.execute("PRAGMA user_version = 1")
 
@@ -152,12 +163,13 @@ def _runs() -> None:
         sa.Column("error", sa.String),
         sa.Column("reason", sa.String),
         sa.Column("facts", sa.JSON, nullable=False),
-        sa.Column("metrics", sa.JSON, nullable=False),
+        sa.Column("metrics", sa.LargeBinary, nullable=False),
         sa.Column("provenance_id", sa.Integer, sa.ForeignKey("provenance.id")),
         sa.Column("archived", sa.Boolean, nullable=False),
+        sa.Column("changed", sa.Integer, nullable=False, index=True),
         sqlite_autoincrement=True,
     )
-    op.create_index("run_queue", "run", ["status", sa.text("priority DESC"), "num"])
+    op.create_index("run_queue", "run", ["status", sa.text("priority DESC"), "num", "archived"])
     op.create_index("run_of_ablation", "run", ["ablation_id", "trial_index", "seed"])
 
 
