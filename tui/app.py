@@ -1,0 +1,181 @@
+"""The terminal UI: the application that holds the store's answers, the settings and the screens."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any, ClassVar
+
+from textual.app import App
+from textual.binding import BindingType
+from textual.command import Provider
+from textual.screen import Screen
+
+from storage.errors import StorageError
+from storage.home import HomePaths
+from tui.messages import (
+    UNREADABLE,
+    ControlDone,
+    CurvesRead,
+    DetailRead,
+    LogRead,
+    Snapshot,
+    SparksRead,
+    StoreChanged,
+    StoreState,
+)
+from tui.screens.runs import RunsScreen
+from tui.settings import load_settings, save_settings, settings_file
+from tui.source import Interest, StoreSource
+from tui.theme import THEMES
+from tui.widgets.command_log import Done
+
+
+def _actions_provider() -> type[Provider]:
+    from tui.palette import ActionsProvider
+
+    return ActionsProvider
+
+
+class MambaLab(App[None]):
+    """Shows one store. Reads go through the source's thread, writes through threads of their own."""
+
+    CSS_PATH = "app.tcss"
+    TITLE = "mambalab"
+    COMMANDS: ClassVar[set[type[Provider] | Callable[[], type[Provider]]]] = {_actions_provider}
+    BINDINGS: ClassVar[list[BindingType]] = []
+    ENABLE_COMMAND_PALETTE = True
+    PAUSE_GC_ON_SCROLL = True
+
+    def __init__(
+        self,
+        paths: HomePaths,
+        *,
+        now: Callable[[], float] = time.time,
+        wake_controller: Callable[[], object] | None = None,
+    ) -> None:
+        super().__init__()
+        self.paths = paths
+        self.now = now
+        self.wake_controller = wake_controller
+        self.settings_path = settings_file()
+        self.settings, self._warning = load_settings(self.settings_path)
+        self.snapshot = Snapshot()
+        self.commands: list[Done] = []
+        self.source = StoreSource(paths, self.post_message)
+        for theme in THEMES:
+            self.register_theme(theme)
+        self.theme = (
+            self.settings.theme if self.settings.theme in ("mambalab-dark", "mambalab-light") else THEMES[0].name
+        )
+
+    def get_default_screen(self) -> Screen[Any]:
+        """Start with the runs."""
+        return RunsScreen()
+
+    def on_mount(self) -> None:
+        """Start to watch the store."""
+        self.source.start()
+        if self._warning:
+            self.notify(self._warning, severity="warning")
+
+    def on_unmount(self) -> None:
+        """Stop watching."""
+        self.source.stop()
+
+    def watch_store(self, interest: Interest) -> None:
+        """Have more read than the lists."""
+        self.source.watch(interest)
+
+    def writable(self) -> dict[str, Any]:
+        """Return whether actions can be written, and why not, for a `Situation`."""
+        ready = self.snapshot.state not in (*UNREADABLE, StoreState.LOADING)
+        return {"writable": ready, "why_not_writable": "" if ready else "the store cannot be written now"}
+
+    def toggle_theme(self) -> None:
+        """Change between dark and light, and remember it."""
+        self.theme = "mambalab-light" if self.theme == "mambalab-dark" else "mambalab-dark"
+        self.settings.theme = self.theme
+        self.save_settings()
+
+    def save_settings(self) -> None:
+        """Keep the settings."""
+        if error := save_settings(self.settings_path, self.settings):
+            self.notify(error, severity="warning")
+
+    def control(self, what: str, command: str, act: Callable[[], object], *, wakes: bool = False) -> None:
+        """Carry out a write on a thread of its own; its end is posted as `ControlDone`."""
+        self.run_worker(
+            partial(self._control, what, command, act, wakes), thread=True, group="control", exit_on_error=False
+        )
+
+    def _control(self, what: str, command: str, act: Callable[[], object], wakes: bool) -> None:
+        error = ""
+        try:
+            act()
+            if wakes and self.wake_controller is not None:
+                self.wake_controller()
+        except (StorageError, ValueError, OSError) as problem:
+            error = str(problem)
+        self.post_message(ControlDone(what, command, error))
+
+    def log_command(self, what: str, command: str, error: str = "") -> None:
+        """Add to the command log."""
+        self.commands.append(Done(self.now(), what, command, error))
+
+    def on_control_done(self, message: ControlDone) -> None:
+        """Say how an action went, and look at the store again."""
+        self.log_command(message.what, message.command, message.error)
+        if message.error:
+            self.notify(message.error, title=message.what, severity="error", timeout=8)
+        else:
+            self.notify(f"$ {message.command}", title=message.what, timeout=4, markup=False)
+        self.source.refresh()
+
+    def on_store_changed(self, message: StoreChanged) -> None:
+        """Keep the answer and show it on the screen in front."""
+        self.snapshot = message.snapshot
+        for screen in self._showing("show_snapshot"):
+            screen.show_snapshot(message.snapshot)
+
+    def on_detail_read(self, message: DetailRead) -> None:
+        """Hand on."""
+        for screen in self._showing("show_detail"):
+            screen.show_detail(message.detail)
+
+    def on_curves_read(self, message: CurvesRead) -> None:
+        """Hand on."""
+        for screen in self._showing("show_curves"):
+            screen.show_curves(message.curves, complete=message.complete)
+
+    def on_sparks_read(self, message: SparksRead) -> None:
+        """Hand on."""
+        for screen in self._showing("show_sparks"):
+            screen.show_sparks(dict(message.sparks))
+
+    def on_log_read(self, message: LogRead) -> None:
+        """Hand on."""
+        for screen in self._showing("show_log"):
+            screen.show_log(message)
+
+    def _showing(self, method: str) -> list[Any]:
+        """Return the screen in front, and the one below a dialogue, where they show such a thing."""
+        return [screen for screen in self.screen_stack[-2:] if screen.is_mounted and hasattr(screen, method)]
+
+
+def make_app(paths: HomePaths, **options: Any) -> MambaLab:
+    """Return the application on a store, which need not exist."""
+    return MambaLab(paths, **options)
+
+
+def run_ui(paths: HomePaths, *, wake_controller: Callable[[], object] | None = None) -> None:
+    """Run the terminal UI until the user leaves.
+
+    `wake_controller` is called, on a thread, after a request was written: it starts a controller where none lives.
+    """
+    sys.setswitchinterval(
+        0.001
+    )  # the source's thread decodes rows in Python: keys must not wait 5 ms for each of its turns
+    make_app(paths, wake_controller=wake_controller).run()

@@ -1,0 +1,148 @@
+"""Curves as read from the store, kept and only ever read on from where they end."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from textual.message import Message
+
+from storage.errors import NotFound
+from storage.queries import Reader
+from storage.rows import RunRow
+from storage.series import Series
+from tui.messages import CurvesRead, SparksRead
+from tui.plot.series import sample
+
+SPARK_POINTS = 16
+SPARK_EVERY_S = 2.0
+BUDGET_S = 0.1  # small curves beside the lists are read for so long at a time: the lists come first
+KEPT_POINTS = 20_000_000  # of runs that are no longer on a screen
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """One metric of one run: steps, values (NaN where it was none) and moments, as arrays of one length."""
+
+    steps: NDArray[np.float64]
+    values: NDArray[np.float64]
+    at: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def extended(self, series: Series) -> Curve:
+        """Return the curve with what was read after its end."""
+        if not len(series):
+            return self
+        tail = curve_of(series)
+        if not len(self):
+            return tail
+        return Curve(
+            np.concatenate((self.steps, tail.steps)),
+            np.concatenate((self.values, tail.values)),
+            np.concatenate((self.at, tail.at)),
+        )
+
+
+def curve_of(series: Series) -> Curve:
+    """Return a series as numpy arrays; values and moments share the series' memory."""
+    steps = np.frombuffer(series.steps, dtype=np.int64).astype(np.float64) if len(series) else np.empty(0)
+    values = np.frombuffer(series.values, dtype=np.float64) if len(series) else np.empty(0)
+    at = np.frombuffer(series.at, dtype=np.float64) if len(series) else np.empty(0)
+    return Curve(steps, values, at)
+
+
+class CurveReader:
+    """Answers what a screen draws. A run's curves are read from the start once, and again when it got a new attempt."""
+
+    def __init__(self, post: Callable[[Message], object], stopped: Callable[[], bool]) -> None:
+        self._post = post
+        self._stopped = stopped
+        self._curves: OrderedDict[str, dict[str, Curve]] = OrderedDict()
+        self._seen: dict[str, tuple[int, int, str]] = {}
+        self._sparks: dict[tuple[str, str], tuple[int, float, tuple[float, ...]]] = {}
+        self._asked: tuple[str, ...] = ()
+
+    def read(
+        self,
+        reader: Reader,
+        curves: Sequence[str],
+        sparks: Sequence[tuple[str, str]],
+        rows: Mapping[str, RunRow],
+    ) -> None:
+        """Read what is new of these runs and post it, run by run where there are many."""
+        asked = tuple(curves)
+        changed = self._read_curves(reader, asked, rows)
+        if asked and (changed or asked != self._asked):
+            self._post(CurvesRead({run: dict(self._curves.get(run, {})) for run in asked}, complete=True))
+        self._asked = asked
+        if sparks:
+            self._read_sparks(reader, sparks, rows)
+
+    def _read_curves(self, reader: Reader, asked: Sequence[str], rows: Mapping[str, RunRow]) -> bool:
+        changed, posted = False, time.monotonic()
+        for run_id in asked:
+            if self._stopped():
+                break
+            row = rows.get(run_id)
+            state = (row.attempt, row.step, row.status) if row else (0, 0, "")
+            if run_id in self._curves and self._seen.get(run_id) == state:
+                self._curves.move_to_end(run_id)
+                continue
+            if self._seen.get(run_id, (state[0],))[0] != state[0]:
+                self._curves.pop(run_id, None)  # the new attempt may have gone back to a checkpoint and say otherwise
+            changed = self._read_run(reader, run_id) or changed
+            self._seen[run_id] = state
+            if time.monotonic() - posted > 0.4:
+                posted = time.monotonic()
+                self._post(CurvesRead({run: dict(self._curves.get(run, {})) for run in asked}, complete=False))
+        self._forget(set(asked))
+        return changed
+
+    def _read_run(self, reader: Reader, run_id: str) -> bool:
+        known = self._curves.setdefault(run_id, {})
+        changed = False
+        try:
+            for key in reader.metric_keys(run_id):
+                before = known.get(key, Curve(np.empty(0), np.empty(0), np.empty(0)))
+                last = int(before.steps[-1]) if len(before) else -1
+                after = before.extended(reader.series(run_id, key, after_step=last))
+                changed = changed or len(after) != len(before)
+                known[key] = after
+        except NotFound:
+            self._curves.pop(run_id, None)
+        return changed
+
+    def _forget(self, kept: set[str]) -> None:
+        total = sum(len(curve) for run in self._curves.values() for curve in run.values())
+        for run_id in list(self._curves):
+            if total <= KEPT_POINTS:
+                return
+            if run_id not in kept:
+                total -= sum(len(curve) for curve in self._curves.pop(run_id).values())
+                self._seen.pop(run_id, None)
+
+    def _read_sparks(self, reader: Reader, sparks: Sequence[tuple[str, str]], rows: Mapping[str, RunRow]) -> None:
+        began, changed = time.monotonic(), False
+        for run_id, key in sparks:
+            row = rows.get(run_id)
+            step, at, _ = self._sparks.get((run_id, key), (-1, 0.0, ()))
+            now = time.monotonic()
+            if row is None or row.step == step or (step >= 0 and now - at < SPARK_EVERY_S) or not key:
+                continue
+            if now - began > BUDGET_S:
+                break
+            try:
+                values = np.frombuffer(reader.series(run_id, key).values or b"", dtype=np.float64)
+            except NotFound:
+                continue
+            self._sparks[run_id, key] = (row.step, now, tuple(sample(values, SPARK_POINTS)))
+            changed = True
+        if changed:
+            shown = {run_id: self._sparks[run_id, key][2] for run_id, key in sparks if (run_id, key) in self._sparks}
+            self._post(SparksRead(shown))

@@ -1,0 +1,1 @@
+"""Curves as braille: decimation, scales, rasters. Pure numpy, no terminal."""

@@ -1,0 +1,36 @@
+"""How far a run is, when it will be done, and which metric decides it."""
+
+from __future__ import annotations
+
+from storage.rows import RunRow
+
+FALLBACK_METRICS = ("valid/accuracy", "valid/loss", "valid/bpb", "train/loss", "train/accuracy")
+SILENT_S = 60.0  # a running run that gave no sign of life for so long is shown as silent
+
+
+def eta_of(run: RunRow, now: float) -> float | None:
+    """Return the seconds until a running run is done, by its own rate; None where it cannot be told."""
+    if run.status != "running" or not run.total_steps or run.step <= 0:
+        return None
+    left = run.total_steps - run.step
+    rate = run.metrics.get("train/steps_per_s")
+    if rate and rate > 0:
+        return left / rate
+    elapsed = (run.heartbeat_at or now) - (run.started_at or now)
+    return left * elapsed / run.step if elapsed > 0 else None
+
+
+def is_silent(run: RunRow, now: float) -> bool:
+    """Tell whether a running run has given no sign of life for a minute."""
+    sign = run.heartbeat_at or run.started_at
+    return run.status == "running" and sign is not None and now - sign > SILENT_S
+
+
+def deciding_metric(run: RunRow, by_ablation: dict[str, str]) -> str:
+    """Return the ablation's metric, or the first usual one that the run has; nothing where it has none."""
+    if run.ablation_id is not None and run.ablation_id in by_ablation:
+        return by_ablation[run.ablation_id]
+    for key in FALLBACK_METRICS:
+        if key in run.metrics:
+            return key
+    return next((key for key in run.metrics if not key.startswith("train/")), next(iter(run.metrics), ""))

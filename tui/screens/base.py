@@ -1,0 +1,194 @@
+"""What all screens share: the two bars, dispatch by the table of keys, and the actions that work everywhere."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Protocol, cast
+
+from textual.app import ComposeResult
+from textual.screen import Screen
+
+from tui.keys import Situation, actions
+from tui.messages import Snapshot
+from tui.widgets.status_bar import KeyBar, TopBar
+
+if TYPE_CHECKING:
+    from tui.app import MambaLab
+
+
+class Mover(Protocol):
+    """What the movement keys move: a table, a matrix, text, charts."""
+
+    @property
+    def page(self) -> int: ...
+    def move(self, rows: int = 0, columns: int = 0) -> None: ...
+    def move_to(self, index: int) -> None: ...
+
+
+class LabScreen(Screen[None]):
+    """A screen whose keys come from the table. Subclasses name their scope, their body and what the keys move."""
+
+    SCOPE: ClassVar[str] = ""
+    AUTO_FOCUS = ""
+    ESCAPE_TO_MINIMIZE = False
+
+    @property
+    def lab(self) -> MambaLab:
+        """The application, with its type."""
+        return cast("MambaLab", self.app)
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The store as last read."""
+        return self.lab.snapshot
+
+    def compose(self) -> ComposeResult:
+        """Put the bars around the body."""
+        yield TopBar()
+        yield from self.body()
+        yield KeyBar()
+
+    def body(self) -> ComposeResult:
+        """Yield the screen's own widgets."""
+        yield from ()
+
+    def crumbs(self) -> list[str]:
+        """Return where one is, outermost first."""
+        return [self.SCOPE]
+
+    def note(self) -> str:
+        """Return what stands beside the crumbs."""
+        return ""
+
+    def situation(self) -> Situation:
+        """Return what the conditions of actions look at."""
+        return Situation()
+
+    def mover(self) -> Mover | None:
+        """Return what the movement keys move."""
+        return None
+
+    def on_mount(self) -> None:
+        """Show what is known, and go on as time passes: ages and etas change without the store changing."""
+        self.show_snapshot(self.snapshot)
+        self.set_interval(1.0, self.tick)
+
+    def on_screen_resume(self) -> None:
+        """Catch up with what happened while another screen was in front."""
+        if self.is_mounted:
+            self.show_snapshot(self.snapshot)
+
+    def show_snapshot(self, snapshot: Snapshot) -> None:
+        """Show a new answer of the store."""
+        del snapshot
+        self.show_bars()
+
+    def show_bars(self) -> None:
+        """Bring both bars up to date."""
+        for top in self.query(TopBar):
+            top.show(self.crumbs(), self.snapshot, self.note())
+        for keys in self.query(KeyBar):
+            keys.show(actions(self.SCOPE), self.situation())
+
+    def tick(self) -> None:
+        """Repaint what depends on the time."""
+
+    def action_perform(self, name: str) -> None:
+        """Do what a key stands for, or say why not."""
+        action = next(action for action in actions(self.SCOPE) if action.name == name)
+        reason = action.enabled(self.situation())
+        if reason:
+            self.notify(f"{action.label}: {reason}", severity="warning", timeout=4)
+            return
+        getattr(self, f"do_{name}")()
+        if self.is_current:
+            self.show_bars()
+
+    def on_key_bar_pressed(self, message: KeyBar.Pressed) -> None:
+        """Do what was clicked."""
+        self.action_perform(message.name)
+
+    def do_down(self) -> None:
+        """Move down."""
+        self._move(rows=1)
+
+    def do_up(self) -> None:
+        """Move up."""
+        self._move(rows=-1)
+
+    def do_left(self) -> None:
+        """Move left."""
+        self._move(columns=-1)
+
+    def do_right(self) -> None:
+        """Move right."""
+        self._move(columns=1)
+
+    def do_page_down(self) -> None:
+        """Move a page down."""
+        if mover := self.mover():
+            self._move(rows=max(1, mover.page - 1))
+
+    def do_page_up(self) -> None:
+        """Move a page up."""
+        if mover := self.mover():
+            self._move(rows=-max(1, mover.page - 1))
+
+    def do_top(self) -> None:
+        """Go to the first row."""
+        if mover := self.mover():
+            mover.move_to(0)
+
+    def do_bottom(self) -> None:
+        """Go to the last row."""
+        if mover := self.mover():
+            mover.move_to(10**9)
+
+    def _move(self, rows: int = 0, columns: int = 0) -> None:
+        if mover := self.mover():
+            mover.move(rows=rows, columns=columns)
+
+    def do_open(self) -> None:
+        """Open what is under the cursor."""
+
+    def do_back(self) -> None:
+        """Leave one layer."""
+        if len(self.lab.screen_stack) > 2:
+            self.lab.pop_screen()
+        else:
+            self.notify("this is the outermost screen; q quits", timeout=3)
+
+    def do_quit(self) -> None:
+        """Leave the program."""
+        self.lab.exit()
+
+    def do_theme(self) -> None:
+        """Change between dark and light."""
+        self.lab.toggle_theme()
+
+    def do_palette(self) -> None:
+        """Open the command palette."""
+        self.lab.action_command_palette()
+
+    def do_help(self) -> None:
+        """Show the keys."""
+        from tui.screens.help import HelpScreen
+
+        self.lab.push_screen(HelpScreen(self.SCOPE, self.situation()))
+
+    def do_ablations(self) -> None:
+        """Show all ablations."""
+        from tui.screens.ablations import AblationsScreen
+
+        self.lab.push_screen(AblationsScreen())
+
+    def do_sql(self) -> None:
+        """Show the SQL console."""
+        from tui.screens.sql import SqlScreen
+
+        self.lab.push_screen(SqlScreen())
+
+    def do_commands(self) -> None:
+        """Show the command log."""
+        from tui.screens.help import CommandsScreen
+
+        self.lab.push_screen(CommandsScreen())

@@ -1,0 +1,153 @@
+"""Actions on runs, shared by the screens that have runs under the cursor. All are requests or writes through storage."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from storage import control
+from storage.rows import RunRow
+from storage.status import RequestKind
+from tui.screens.base import LabScreen
+from tui.screens.confirm import ConfirmScreen, PromptScreen
+from tui.widgets.command_log import command
+
+
+class ControlScreen(LabScreen):
+    """A screen that acts on runs."""
+
+    def targets(self) -> list[RunRow]:
+        """Return the runs that actions are about: the marked ones, or the one under the cursor."""
+        return []
+
+    def _of(self, *statuses: str) -> list[RunRow]:
+        return [run for run in self.targets() if run.status in statuses]
+
+    def do_cancel(self) -> None:
+        """Ask, then request that the runs end."""
+        runs = self._of("queued", "running")
+        ids = [run.id for run in runs]
+        line = command("cancel", *ids, *(("--yes",) if len(ids) > 1 else ()))
+
+        def answer(yes: bool | None) -> None:
+            if yes:
+                self.lab.control(
+                    f"cancel {_named(runs)}",
+                    line,
+                    lambda: control.request(self.lab.paths, RequestKind.CANCEL, ids),
+                    wakes=True,
+                )
+
+        self.lab.push_screen(
+            ConfirmScreen(f"Cancel {_named(runs)}? A running one saves a checkpoint first.", line), answer
+        )
+
+    def do_retry(self) -> None:
+        """Request that the runs are queued again."""
+        runs = self._of("failed", "cancelled")
+        ids = [run.id for run in runs]
+        self.lab.control(
+            f"retry {_named(runs)}",
+            command("retry", *ids),
+            lambda: control.request(self.lab.paths, RequestKind.RETRY, ids),
+            wakes=True,
+        )
+
+    def do_priority(self) -> None:
+        """Ask for a number, then request it."""
+        runs = self._of("queued")
+        ids = [run.id for run in runs]
+
+        def answer(text: str | None) -> None:
+            if text is None:
+                return
+            try:
+                priority = int(text)
+            except ValueError:
+                self.notify(f"a priority is a whole number, got {text!r}", severity="error")
+                return
+            self.lab.control(
+                f"priority {priority} for {_named(runs)}",
+                command("priority", str(priority), *ids),
+                lambda: control.request(self.lab.paths, RequestKind.PRIORITY, ids, {"priority": priority}),
+                wakes=True,
+            )
+
+        hint = "a whole number; higher goes first · enter sets it · esc leaves"
+        self.lab.push_screen(PromptScreen(f"Priority of {_named(runs)}", hint, str(runs[0].priority)), answer)
+
+    def do_tag(self) -> None:
+        """Ask for tags, then put them on or take them off."""
+        runs = self.targets()
+        ids = [run.id for run in runs]
+
+        def answer(text: str | None) -> None:
+            words = (text or "").split()
+            for name in words:
+                if name.startswith("-"):
+                    self._untag(runs, ids, name[1:])
+                else:
+                    self._tag(runs, ids, name.removeprefix("+"))
+
+        tags = " ".join(sorted({tag for run in runs for tag in run.tags}))
+        hint = (f"now: {tags} · " if tags else "") + "word adds, -word takes off · esc leaves"
+        self.lab.push_screen(PromptScreen(f"Tags of {_named(runs)}", hint), answer)
+
+    def _tag(self, runs: Sequence[RunRow], ids: list[str], name: str) -> None:
+        self.lab.control(
+            f"tag {_named(runs)} {name}",
+            command("tag", *ids, name),
+            lambda: control.add_tags(self.lab.paths, ids, [name]),
+        )
+
+    def _untag(self, runs: Sequence[RunRow], ids: list[str], name: str) -> None:
+        self.lab.control(
+            f"untag {_named(runs)} {name}",
+            command("untag", *ids, name),
+            lambda: control.remove_tags(self.lab.paths, ids, [name]),
+        )
+
+    def do_note(self) -> None:
+        """Ask for a remark on the run under the cursor and keep it."""
+        run = self.targets()[0]
+
+        def answer(text: str | None) -> None:
+            if text:
+                self.lab.control(
+                    f"note on {run.id}",
+                    command("note", run.id, text),
+                    lambda: control.add_note(self.lab.paths, run.id, text),
+                )
+
+        self.lab.push_screen(PromptScreen(f"Note on {run.name}", "enter keeps it · esc leaves"), answer)
+
+    def do_archive(self) -> None:
+        """Archive the runs; bring them back where all are archived already."""
+        runs = self.targets()
+        ids = [run.id for run in runs]
+        archived = not all(run.archived for run in runs)
+        verb = "archive" if archived else "unarchive"
+        self.lab.control(
+            f"{verb} {_named(runs)}",
+            command(verb, *ids),
+            lambda: control.archive(self.lab.paths, ids, archived),
+        )
+
+    def do_copy_id(self) -> None:
+        """Copy the ids of the runs."""
+        self._copy(" ".join(run.id for run in self.targets()))
+
+    def do_copy_command(self) -> None:
+        """Copy the command that shows the run."""
+        runs = self.targets()
+        self._copy(command("show", runs[0].id) if runs else "")
+
+    def _copy(self, text: str) -> None:
+        if not text:
+            self.notify("nothing is selected", severity="warning")
+            return
+        self.lab.copy_to_clipboard(text)
+        self.notify(f"copied: {text}", timeout=4)
+
+
+def _named(runs: Sequence[RunRow]) -> str:
+    return f"{runs[0].name} ({runs[0].id})" if len(runs) == 1 else f"{len(runs)} runs"

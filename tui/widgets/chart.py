@@ -1,0 +1,305 @@
+"""One chart as lines of text: axes, braille curves, bands, crosshair, legend."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.segment import Segment
+from textual.strip import Strip
+
+from tui.format import count_label, fit, number
+from tui.plot.raster import BRAILLE, Bits, draw
+from tui.plot.scale import Scale, fitted, ticks, time_label, time_ticks, value_labels
+from tui.plot.series import Band, Floats, Points, decimate, smooth, window
+from tui.theme import Palette, style
+
+GUTTER = 8
+MIN_HEIGHT = 5
+X_TICKS: dict[str, tuple[Callable[[Scale, int], list[float]], Callable[[float], str]]] = {
+    "step": (ticks, count_label),
+    "tokens": (ticks, count_label),
+    "time": (time_ticks, time_label),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A curve of a chart. `faint` ones lie behind the others and do not stretch the y axis by their legend."""
+
+    label: str
+    color: str
+    points: Points
+    faint: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Shade:
+    """A mean with its spread."""
+
+    label: str
+    color: str
+    band: Band
+
+
+@dataclass(frozen=True, slots=True)
+class ChartData:
+    """What a chart shows. `marks` are places on the x axis with a sign: checkpoints, new attempts."""
+
+    title: str
+    lines: tuple[Line, ...] = ()
+    shades: tuple[Shade, ...] = ()
+    marks: tuple[tuple[float, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """How charts are shown. `x_range` None shows everything; `cursor` is the crosshair's place, 0 to 1."""
+
+    x_kind: str = "step"
+    log_x: bool = False
+    log_y: bool = False
+    smoothing: float = 0.0
+    x_range: tuple[float, float] | None = None
+    cursor: float | None = None
+
+
+@dataclass(slots=True)
+class _Layer:
+    bits: Bits
+    color: str
+
+
+def x_scale(charts: Sequence[ChartData], view: View) -> Scale:
+    """Return the x axis that all charts of a grid share."""
+    if view.x_range is not None:
+        low, high = view.x_range
+        return Scale(max(low, 1e-9), max(high, 2e-9), log=True) if view.log_x else Scale(low, high)
+    ends = [xs for chart in charts for xs in _xs(chart) if len(xs)]
+    if view.log_x:
+        ends = [xs[xs > 0] for xs in ends]
+    filled = [xs for xs in ends if len(xs)]
+    if not filled:
+        return fitted(1.0, 10.0, log=view.log_x)
+    return fitted(min(float(xs[0]) for xs in filled), max(float(xs[-1]) for xs in filled), log=view.log_x)
+
+
+def _xs(chart: ChartData) -> list[Floats]:
+    return [line.points.x for line in chart.lines] + [shade.band.x for shade in chart.shades]
+
+
+def render(
+    chart: ChartData, view: View, size: tuple[int, int], *, x: Scale, palette: Palette, focused: bool = False
+) -> list[Strip]:
+    """Return a chart as exactly `size` = (width, height) cells."""
+    width, height = size
+    prepared = replace(chart, lines=tuple(replace(line, points=_visible(line, view, x)) for line in chart.lines))
+    legend = _legend(prepared, view, x, width, palette) if height >= 9 else []
+    plot = (max(4, width - GUTTER - 1), max(1, height - 2 - len(legend)))
+    y = y_scale(prepared, view, x)
+    ready = [replace(line, points=_decimated(line.points, x, plot[0])) for line in prepared.lines]
+    layers, tint = _layers(ready, prepared.shades, x, y, plot)
+    if view.smoothing and len(chart.lines) == 1:
+        raw = _visible(chart.lines[0], replace(view, smoothing=0.0), x)
+        bits = draw(_decimated(raw, x, plot[0]), x, y, plot)
+        layers.insert(0, _Layer(bits, palette.faint))
+    rows = [_title(prepared, view, x, width, palette, focused=focused)]
+    rows += _plot_rows(layers, tint, y, plot, view=view, palette=palette)
+    rows.append(_x_axis(chart, view, x, plot[0], palette))
+    rows += legend
+    return [Strip(row).adjust_cell_length(width) for row in rows[:height]]
+
+
+def _visible(line: Line, view: View, x: Scale) -> Points:
+    points = line.points
+    if view.smoothing:
+        points = Points(points.x, smooth(points.y, view.smoothing))
+    if view.log_x and len(points) and points.x[0] <= 0:
+        first = int(np.searchsorted(points.x, 0.0, "right"))
+        points = Points(points.x[first:], points.y[first:])
+    return window(points, x.low, x.high)
+
+
+def _decimated(points: Points, x: Scale, columns: int) -> Points:
+    return decimate(points, x.unit(points.x), columns * 2)
+
+
+def y_scale(chart: ChartData, view: View, x: Scale) -> Scale:
+    """Return the y axis that holds all that is visible."""
+    low, high = np.inf, -np.inf
+    arrays = [_inside(line.points.x, line.points.y, x) for line in chart.lines]
+    for shade in chart.shades:
+        band = shade.band
+        arrays += [_inside(band.x, band.mean - band.std, x), _inside(band.x, band.mean + band.std, x)]
+    for values in arrays:
+        shown = values[np.isfinite(values) & ((values > 0) if view.log_y else True)]
+        if len(shown):
+            low, high = min(low, float(shown.min())), max(high, float(shown.max()))
+    return fitted(float(low), float(high), log=view.log_y, margin=0.03)
+
+
+def _inside(xs: Floats, ys: Floats, x: Scale) -> Floats:
+    return ys[(xs >= x.low) & (xs <= x.high)]
+
+
+def _layers(
+    lines: Sequence[Line], shades: Sequence[Shade], x: Scale, y: Scale, plot: tuple[int, int]
+) -> tuple[list[_Layer], NDArray[np.bool_]]:
+    layers = [_Layer(draw(line.points, x, y, plot), line.color) for line in lines]
+    tint = np.zeros((plot[1], plot[0]), dtype=bool)
+    for shade in shades:
+        band = shade.band
+        inside = (band.x >= x.low) & (band.x <= x.high)
+        xs, mean, std = band.x[inside], band.mean[inside], band.std[inside]
+        for edge in (mean - std, mean + std):
+            curve = _decimated(Points(xs, edge), x, plot[0])
+            layers.append(_Layer(draw(curve, x, y, plot, dotted=True), shade.color))
+        layers.append(_Layer(draw(_decimated(Points(xs, mean), x, plot[0]), x, y, plot), shade.color))
+        _tint(tint, Points(xs, mean - std), Points(xs, mean + std), x, y)
+    return layers, tint
+
+
+def _tint(tint: NDArray[np.bool_], low: Points, high: Points, x: Scale, y: Scale) -> None:
+    rows, columns = tint.shape
+    finite = np.isfinite(low.y) & np.isfinite(high.y)
+    if not finite.any():
+        return
+    at = (np.arange(columns) + 0.5) / columns
+    units = x.unit(low.x[finite])
+    bottom = np.interp(at, units, low.y[finite], left=np.nan, right=np.nan)
+    top = np.interp(at, units, high.y[finite], left=np.nan, right=np.nan)
+    lower, upper = (1 - y.unit(bottom)) * rows, (1 - y.unit(top)) * rows
+    centers = np.arange(rows)[:, None] + 0.5
+    tint |= (centers >= upper - 0.25) & (centers <= lower + 0.25)
+
+
+def _title(chart: ChartData, view: View, x: Scale, width: int, palette: Palette, *, focused: bool) -> list[Segment]:
+    values = values_at(chart, view, x)
+    several = f"{len(values)} series" if values else "no points yet"
+    right = number(values[0][1], 5) if len(values) == 1 else several
+    flags = " log" if view.log_y else ""
+    if view.smoothing and chart.lines:
+        flags += f" ema {view.smoothing:g}"
+    room = max(0, width - len(right) - 3)
+    title = fit(("▍" if focused else " ") + chart.title + flags, room)
+    ink = style(palette.accent if focused else palette.text, bold=True)
+    value_ink = style(values[0][2] if len(values) == 1 else palette.muted, bold=len(values) == 1)
+    return [Segment(title, ink), Segment(f" {right} ", value_ink)]
+
+
+def values_at(chart: ChartData, view: View, x: Scale) -> list[tuple[str, float, str]]:
+    """Return (label, value, colour) of every curve at the crosshair, or of its last finite point."""
+    result = []
+    curves = [(line.label, line.color, line.points.x, line.points.y) for line in chart.lines if not line.faint]
+    curves += [(shade.label, shade.color, shade.band.x, shade.band.mean) for shade in chart.shades]
+    for label, color, xs, ys in curves:
+        if not len(xs):
+            continue
+        if view.cursor is None:
+            finite = np.flatnonzero(np.isfinite(ys))
+            index = int(finite[-1]) if len(finite) else len(ys) - 1
+        else:
+            index = nearest(xs, x.value(view.cursor))
+        result.append((label, float(ys[index]), color))
+    return result
+
+
+def nearest(xs: Floats, at: float) -> int:
+    """Return the index of the point nearest to a place on the x axis."""
+    index = int(np.searchsorted(xs, at))
+    if index == 0:
+        return 0
+    if index == len(xs):
+        return len(xs) - 1
+    return index if xs[index] - at < at - xs[index - 1] else index - 1
+
+
+def _plot_rows(
+    layers: list[_Layer], tint: NDArray[np.bool_], y: Scale, plot: tuple[int, int], *, view: View, palette: Palette
+) -> list[list[Segment]]:
+    columns, rows = plot
+    labels = _y_labels(y, rows)
+    bits, color = _merged(layers, plot)
+    cross = None if view.cursor is None else min(columns - 1, max(0, round(view.cursor * (columns - 1))))
+    result = []
+    for row in range(rows):
+        label = labels.get(row)
+        gutter = Segment(f"{fit(label or '', GUTTER - 1, 'right')} ", style(palette.muted))
+        axis = Segment("┤" if label else "│", style(palette.faint))
+        codes, inks, tints = bits[row].tolist(), color[row].tolist(), tint[row].tolist()
+        cells = []
+        for column in range(columns):
+            background = palette.panel if tints[column] else ""
+            if codes[column]:
+                cells.append((chr(BRAILLE + codes[column]), layers[inks[column]].color, background))
+            elif column == cross:
+                cells.append(("│", palette.muted, background))
+            else:
+                cells.append((" ", palette.text, background))
+        result.append([gutter, axis, *_runs(cells)])
+    return result
+
+
+def _runs(cells: list[tuple[str, str, str]]) -> list[Segment]:
+    return [
+        Segment("".join(cell[0] for cell in run), style(ink, background))
+        for (ink, background), run in groupby(cells, key=lambda cell: (cell[1], cell[2]))
+    ]
+
+
+def _merged(layers: list[_Layer], plot: tuple[int, int]) -> tuple[Bits, NDArray[np.int64]]:
+    columns, rows = plot
+    bits = np.zeros((rows, columns), dtype=np.uint8)
+    color = np.zeros((rows, columns), dtype=np.int64)
+    for index, layer in enumerate(layers):  # the last one on top
+        bits |= layer.bits
+        color[layer.bits > 0] = index
+    return bits, color
+
+
+def _y_labels(y: Scale, rows: int) -> dict[int, str]:
+    values = ticks(y, max(2, rows // 3))
+    labels = value_labels(values)
+    places = np.clip(np.rint((1 - y.unit(np.array(values))) * (rows - 1)), 0, rows - 1).astype(int)
+    return dict(zip(places.tolist(), labels, strict=True))
+
+
+def _x_axis(chart: ChartData, view: View, x: Scale, columns: int, palette: Palette) -> list[Segment]:
+    make_ticks, make_label = X_TICKS[view.x_kind]
+    line = [" "] * (columns + 1)
+    line[0] = "└"
+    for value in make_ticks(x, max(2, columns // 12)):
+        label = make_label(value)
+        place = 1 + round(float(x.unit(np.array([value]))[0]) * (columns - 1))
+        start = min(max(1, place - len(label) // 2), columns + 1 - len(label))
+        if start >= 1 and all(cell == " " for cell in line[max(1, start - 1) : start + len(label) + 1]):
+            line[start : start + len(label)] = label
+    cells = [(cell, palette.muted, "") for cell in line]
+    for at, sign in chart.marks:
+        unit = float(x.unit(np.array([at]))[0])
+        place = 1 + round(unit * (columns - 1)) if 0 <= unit <= 1 else 0
+        if place and line[place] == " ":
+            cells[place] = (sign, palette.accent, "")
+    return [Segment(" " * GUTTER), *_runs(cells)]
+
+
+def _legend(chart: ChartData, view: View, x: Scale, width: int, palette: Palette) -> list[list[Segment]]:
+    values = values_at(chart, view, x)
+    if len(values) < 2:
+        return []
+    rows: list[list[Segment]] = [[Segment(" " * GUTTER)]]
+    used = GUTTER
+    for place, (label, value, color) in enumerate(values):
+        text = f"{label} {number(value)}"
+        if used + len(text) + 4 > width and used > GUTTER:
+            if len(rows) == 2:
+                rows[-1].append(Segment(f" +{len(values) - place}", style(palette.muted)))
+                break
+            rows.append([Segment(" " * GUTTER)])
+            used = GUTTER
+        rows[-1] += [Segment(" ━ ", style(color, bold=True)), Segment(text, style(palette.muted))]
+        used += len(text) + 3
+    return rows

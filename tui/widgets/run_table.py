@@ -1,0 +1,175 @@
+"""The table of runs, and the columns it can show."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from storage.rows import RunRow
+from tui.format import bar, count_label, duration, number, plain
+from tui.messages import Snapshot
+from tui.progress import deciding_metric, eta_of, is_silent
+from tui.settings import Settings
+from tui.theme import STATUS_GLYPHS, Palette
+from tui.widgets.sparkline import sparkline
+from tui.widgets.table import Column, Piece, VirtualTable
+
+RunColumn = Column[RunRow]
+SPARK_WIDTH = 8
+STATUS_ORDER = {"running": 0, "queued": 1, "failed": 2, "cancelled": 3, "completed": 4}
+
+
+def _text(
+    key: str, title: str, width: int, get: Callable[[RunRow], str], *, flexible: bool = False, muted: bool = False
+) -> RunColumn:
+    def paint(run: RunRow, _now: float, palette: Palette, _width: int) -> Sequence[Piece]:
+        return ((get(run), palette.muted if muted else ""),)
+
+    return Column(key, title, width, get, paint, flexible=flexible)
+
+
+def _number(
+    key: str,
+    title: str,
+    width: int,
+    get: Callable[[RunRow], float | None],
+    show: Callable[[float | None], str] = number,
+) -> RunColumn:
+    def paint(run: RunRow, _now: float, _palette: Palette, _width: int) -> Sequence[Piece]:
+        return ((show(get(run)), ""),)
+
+    return Column(key, title, width, get, paint, align="right", descending=True)
+
+
+def _paint_status(run: RunRow, now: float, palette: Palette, _width: int) -> Sequence[Piece]:
+    if is_silent(run, now):
+        return (("! silent", palette.warning),)
+    return ((f"{STATUS_GLYPHS.get(run.status, '?')} {run.status}", palette.statuses.get(run.status, "")),)
+
+
+def _paint_progress(run: RunRow, _now: float, palette: Palette, width: int) -> Sequence[Piece]:
+    share = run.step / run.total_steps if run.total_steps else (1.0 if run.status == "completed" else 0.0)
+    color = palette.statuses.get(run.status, palette.muted)
+    return ((bar(share, width - 5), color), (f" {min(share, 1.0):>4.0%}", palette.muted))
+
+
+def _paint_age(run: RunRow, now: float, palette: Palette, _width: int) -> Sequence[Piece]:
+    return ((duration(now - run.created_at), palette.muted),)
+
+
+def _paint_eta(run: RunRow, now: float, _palette: Palette, _width: int) -> Sequence[Piece]:
+    return ((duration(eta_of(run, now)), ""),)
+
+
+def _paint_step(run: RunRow, _now: float, palette: Palette, _width: int) -> Sequence[Piece]:
+    total = f"/{count_label(run.total_steps)}" if run.total_steps else ""
+    return ((count_label(run.step), ""), (total, palette.muted))
+
+
+def _eta_value(run: RunRow) -> float | None:
+    if run.status != "running" or not run.total_steps:
+        return None
+    return float(run.total_steps - run.step)
+
+
+BASE: tuple[RunColumn, ...] = (
+    _text("id", "id", 5, lambda run: run.id, muted=True),
+    _text("name", "name", 14, lambda run: run.name, flexible=True),
+    Column("status", "status", 11, lambda run: STATUS_ORDER.get(run.status, 9), _paint_status),
+    Column("progress", "progress", 10, lambda run: run.step / run.total_steps if run.total_steps else None,
+           _paint_progress, descending=True),
+    Column("eta", "eta", 5, _eta_value, _paint_eta, align="right"),
+    Column("age", "age", 5, lambda run: -run.created_at, _paint_age, align="right"),
+    Column("step", "step", 10, lambda run: run.step, _paint_step, align="right", descending=True),
+    _number("seed", "seed", 4, lambda run: run.seed, lambda value: plain(int(value or 0))),
+    _text("ablation", "ablation", 14, lambda run: run.ablation or ""),
+    _text("trial", "trial", 22, lambda run: run.trial_label),
+    _text("tags", "tags", 12, lambda run: " ".join(run.tags)),
+    _number("duration", "took", 6, lambda run: run.duration_s, duration),
+    _number("attempt", "try", 3, lambda run: run.attempt),
+    _number("priority", "prio", 4, lambda run: run.priority),
+    _text("error", "error", 30, lambda run: run.error or run.reason or ""),
+)  # fmt: skip
+BASE_KEYS = (*(column.key for column in BASE), "metric")
+
+
+class RunTable(VirtualTable[RunRow]):
+    """Runs in the columns that the user chose."""
+
+    def __init__(self, settings: Settings, *, now: Callable[[], float], id: str | None = None) -> None:
+        self.settings = settings
+        self.sparks: Mapping[str, tuple[float, ...]] = {}
+        self.by_ablation: dict[str, str] = {}
+        self.shared_metric = ""
+        super().__init__([], lambda run: run.id, now=now, id=id)
+        self.sort_key, self.descending = settings.sort, settings.descending
+        self.rebuild()
+
+    def rebuild(self) -> None:
+        """Make the columns anew from the settings."""
+        made = [self.make(key) for key in self.settings.columns]
+        self.set_columns([replace(column, width=self.settings.widths.get(column.key, column.width)) for column in made])
+
+    def make(self, key: str) -> RunColumn:
+        """Return the column of a key: a built-in one, `metrics/NAME`, or `config/KEY`."""
+        if key == "metric":
+            return self._deciding_column()
+        kind, _, name = key.partition(":")
+        if kind == "metrics":
+            title = name.removeprefix("train/").removeprefix("valid/") if len(name) > 12 else name
+            return replace(_number(key, title, 9, lambda run: run.metrics.get(name)), descending=True)
+        if kind == "config":
+            title = name.rpartition(".")[2]
+            column = _text(key, title, max(6, min(12, len(title))), lambda run: plain(run.config.get(name, "")))
+            return replace(column, value=lambda run: _sortable(run.config.get(name)))
+        return next((column for column in BASE if column.key == key), BASE[0])
+
+    def learn(self, snapshot: Snapshot) -> None:
+        """Take over what the ablations decide by."""
+        self.by_ablation = {row.id: row.metric for row in snapshot.ablations}
+
+    def metric_of(self, run: RunRow) -> str:
+        """Return the metric that decides a run."""
+        return deciding_metric(run, self.by_ablation)
+
+    def show_runs(self, runs: Sequence[RunRow]) -> None:
+        """Show these runs. The metric's column is titled by the metric where all in view share one."""
+        seen = {self.metric_of(run) for run in runs[:200]} - {""}
+        shared = next(iter(seen)) if len(seen) == 1 else ""
+        if shared != self.shared_metric:
+            self.shared_metric = shared
+            self.rebuild()
+        self.set_rows(runs)
+
+    def visible_runs(self) -> list[RunRow]:
+        """Return the runs in view."""
+        top = round(self.scroll_y)
+        return self.rows[top : top + self.page]
+
+    def _deciding_column(self) -> RunColumn:
+        def value(run: RunRow) -> float | None:
+            return run.metrics.get(self.metric_of(run))
+
+        def paint(run: RunRow, _now: float, palette: Palette, _width: int) -> Sequence[Piece]:
+            key = self.metric_of(run)
+            curve = sparkline(self.sparks.get(run.id, ()), SPARK_WIDTH)
+            number_text = number(run.metrics.get(key)).rjust(7)
+            pieces = [(number_text, ""), (f" {curve} ", palette.statuses.get(run.status, palette.accent))]
+            return pieces if self.shared_metric else [*pieces, (key.rpartition("/")[2], palette.muted)]
+
+        title = self.shared_metric or "metric"
+        return Column("metric", title, 16 if self.shared_metric else 25, value, paint, descending=True)
+
+
+def _sortable(value: Any) -> Any:
+    if isinstance(value, bool) or value is None or isinstance(value, int | float | str):
+        return value
+    return plain(value)
+
+
+def available_columns(snapshot: Snapshot) -> list[tuple[str, str]]:
+    """Return (key, description) of every column that can be shown."""
+    listed = [(key, "run") for key in BASE_KEYS]
+    listed += [(f"metrics:{name}", "metric") for name in sorted(snapshot.fields.metrics)]
+    return listed + [(f"config:{key}", "config") for key in sorted(snapshot.fields.config)]

@@ -1,0 +1,25 @@
+"""A curve in a few characters."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from tui.format import SPARKS
+
+
+def sparkline(values: Sequence[float], width: int) -> str:
+    """Return the last `width` values as blocks between their lowest and highest; NaN is a gap."""
+    shown = values[-width:]
+    finite = [value for value in shown if math.isfinite(value)]
+    if not finite:
+        return " " * width
+    low, high = min(finite), max(finite)
+    top = len(SPARKS) - 1
+    span = (high - low) or 1.0
+    middle = top // 2
+    text = "".join(
+        " " if not math.isfinite(value) else SPARKS[middle if high == low else round((value - low) / span * top)]
+        for value in shown
+    )
+    return text.ljust(width)

@@ -1,0 +1,162 @@
+"""The line above a screen, which says where one is and how the store is, and the line below, which says what keys do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.segment import Segment
+from textual import events
+from textual.message import Message
+from textual.strip import Strip
+from textual.widget import Widget
+
+from tui.format import fit
+from tui.keys import Action, Situation, key_label
+from tui.messages import Snapshot, StoreState
+from tui.theme import STATUS_GLYPHS, Palette, palette_of, style
+
+STORE_WORDS = {
+    StoreState.LOADING: "reading",
+    StoreState.MISSING: "no store",
+    StoreState.EMPTY: "empty",
+    StoreState.LOCKED: "! locked, last answer shown",
+    StoreState.NEWER: "! newer schema",
+    StoreState.OLDER: "! older schema",
+    StoreState.BROKEN: "! cannot be read",
+}
+
+
+def store_words(snapshot: Snapshot, palette: Palette) -> tuple[str, str]:
+    """Return how the store is in a few words, and their colour."""
+    if snapshot.state is not StoreState.READY:
+        warn = snapshot.state not in (StoreState.LOADING, StoreState.EMPTY)
+        return STORE_WORDS[snapshot.state], palette.bad if warn else palette.muted
+    waiting = sum(1 for run in snapshot.runs if run.status in ("queued", "running"))
+    if waiting and snapshot.controller is False:
+        return f"! controller down, {waiting} wait", palette.bad
+    return ("● live", palette.good) if waiting else ("○ idle", palette.muted)
+
+
+class TopBar(Widget):
+    """Where one is, how many runs there are by status, and how the store is."""
+
+    DEFAULT_CSS = "TopBar { height: 1; dock: top; }"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.crumbs: Sequence[str] = ()
+        self.note = ""
+        self.snapshot = Snapshot()
+
+    def show(self, crumbs: Sequence[str], snapshot: Snapshot, note: str = "") -> None:
+        """Show these words."""
+        self.crumbs, self.snapshot, self.note = crumbs, snapshot, note
+        self.refresh()
+
+    def render_line(self, y: int) -> Strip:
+        """Paint the line: counts give way to the crumbs, the crumbs to the store's state."""
+        del y
+        palette = palette_of(self.app.theme)
+        ground = palette.panel
+        words, color = store_words(self.snapshot, palette)
+        width = self.size.width
+        left = [
+            Segment(" mambalab ", style(palette.background, palette.accent, bold=True)),
+            Segment(" ", style(palette.text, ground)),
+        ]
+        for index, crumb in enumerate(self.crumbs):
+            last = index == len(self.crumbs) - 1
+            left.append(Segment(crumb, style(palette.text if last else palette.muted, ground, bold=last)))
+            left.append(Segment("" if last else " › ", style(palette.faint, ground)))
+        if self.note:
+            left.append(Segment(f"  {self.note}", style(palette.muted, ground)))
+        right = [Segment(f" {words} ", style(color, ground, bold=True))]
+        counts = []
+        for status, count in self.snapshot.counts().items():
+            counts.append(Segment(f" {STATUS_GLYPHS[status]}{count}", style(palette.statuses[status], ground)))
+        room = width - sum(len(segment.text) for segment in (*left, *right))
+        if sum(len(segment.text) for segment in counts) + 2 <= room:
+            right = [*counts, Segment("  ", style(palette.text, ground)), *right]
+        used = sum(len(segment.text) for segment in right)
+        start = Strip(left).adjust_cell_length(max(0, width - used), style(palette.text, ground))
+        return Strip.join([start, Strip(right)]).adjust_cell_length(width, style(palette.text, ground))
+
+
+class KeyBar(Widget):
+    """The keys that matter here; those that cannot be used now are faint. A click does what the key does."""
+
+    DEFAULT_CSS = "KeyBar { height: 1; dock: bottom; }"
+
+    class Pressed(Message):
+        """An action was clicked."""
+
+        def __init__(self, name: str) -> None:
+            super().__init__()
+            self.name = name
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.actions: Sequence[Action] = ()
+        self.situation = Situation()
+        self._places: list[tuple[int, int, str]] = []
+
+    def show(self, actions: Sequence[Action], situation: Situation) -> None:
+        """Show these actions."""
+        shown = [action for action in actions if action.footer]
+        # what helps and what leaves come first, so that a narrow terminal keeps them
+        last = [action for action in shown if action.name in ("help", "quit")]
+        self.actions = [*last, *(action for action in shown if action not in last)]
+        self.situation = situation
+        self.refresh()
+
+    def render_line(self, y: int) -> Strip:
+        """Paint as many keys as fit."""
+        del y
+        palette = palette_of(self.app.theme)
+        width = self.size.width
+        segments: list[Segment] = []
+        self._places = []
+        used = 0
+        for action in self.actions:
+            key, label = f" {key_label(action.keys[0])}", f" {action.label} "
+            if used + len(key) + len(label) > width:
+                continue
+            enabled = not action.enabled(self.situation)
+            segments.append(Segment(key, style(palette.accent if enabled else palette.faint, palette.panel, bold=True)))
+            segments.append(Segment(label, style(palette.text if enabled else palette.faint, palette.panel)))
+            self._places.append((used, used + len(key) + len(label), action.name))
+            used += len(key) + len(label)
+        return Strip(segments).adjust_cell_length(width, style(palette.text, palette.panel))
+
+    def on_click(self, event: events.Click) -> None:
+        """Do what the clicked key does."""
+        for start, end, name in self._places:
+            if start <= event.x < end:
+                self.post_message(self.Pressed(name))
+
+
+class TextBar(Widget):
+    """One line of text in a colour: what is selected, or what is wrong."""
+
+    DEFAULT_CSS = "TextBar { height: 1; }"
+
+    def __init__(self, id: str | None = None) -> None:
+        super().__init__(id=id)
+        self.pieces: Sequence[tuple[str, str]] = ()
+
+    def show(self, *pieces: tuple[str, str]) -> None:
+        """Show pieces of text, each in the colour that the palette has under its name."""
+        self.pieces = pieces
+        self.refresh()
+
+    def render_line(self, y: int) -> Strip:
+        """Paint the line."""
+        del y
+        palette = palette_of(self.app.theme)
+        segments, left = [], self.size.width
+        for text, name in self.pieces:
+            cut = fit(text, min(len(text), left))
+            left -= len(cut)
+            color = palette.statuses.get(name) or str(getattr(palette, name or "text"))
+            segments.append(Segment(cut, style(color, palette.surface)))
+        return Strip(segments).adjust_cell_length(self.size.width, style(palette.text, palette.surface))
