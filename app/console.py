@@ -3,17 +3,41 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 
+class StdoutClosed(Exception):
+    """The reader of our stdout has left, as in `mambalab ls | head -1`. Nothing is wrong; nothing more can be written."""
+
+
+@contextmanager
+def writing() -> Iterator[None]:
+    """Turn a closed stdout into StdoutClosed, which no layer in between takes for a failure of its own."""
+    try:
+        yield
+    except BrokenPipeError as error:
+        raise StdoutClosed from error
+
+
 def data(text: str) -> None:
     """Write one piece of data to stdout."""
-    sys.stdout.write(text if text.endswith("\n") else text + "\n")
+    with writing():
+        sys.stdout.write(text if text.endswith("\n") else text + "\n")
+
+
+def data_bytes(piece: bytes) -> None:
+    """Write bytes to stdout as they are, at once: a log may hold anything, and whoever follows it wants it now."""
+    with writing():
+        sys.stdout.flush()
+        sys.stdout.buffer.write(piece)
+        sys.stdout.buffer.flush()
 
 
 def data_json(value: Any) -> None:
@@ -24,6 +48,26 @@ def data_json(value: Any) -> None:
 def say(text: str) -> None:
     """Tell the user something on stderr."""
     sys.stderr.write(text + "\n")
+
+
+def flush() -> None:
+    """Write out what stdout still holds."""
+    with writing():
+        sys.stdout.flush()
+
+
+def leave_quietly() -> NoReturn:
+    """End with success after StdoutClosed."""
+    # the interpreter flushes stdout once more while it ends; that must not meet the closed pipe again
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(0)
+
+
+def confirm(question: str) -> bool:
+    """Ask on stderr; only `y` or `yes` is a yes."""
+    sys.stderr.write(f"{question} [y/N] ")
+    sys.stderr.flush()
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 def stdout() -> Console:
@@ -45,7 +89,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, right: Seque
     if not sys.stdout.isatty():
         data("\t".join(columns))
         for row in rows:
-            data("\t".join(cell.replace("\t", " ") for cell in row))
+            data("\t".join(" ".join(cell.split()) for cell in row))
         return
     from rich.box import SIMPLE_HEAD
     from rich.markup import escape
@@ -56,7 +100,8 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, right: Seque
         grid.add_column(column, justify="right" if column in right else "left", overflow="ellipsis", no_wrap=True)
     for row in rows:
         grid.add_row(*(_coloured(escape(cell)) for cell in row))
-    stdout().print(grid)
+    with writing():
+        stdout().print(grid)
 
 
 STATUS_STYLES = {

@@ -32,20 +32,27 @@ def bad_input(message: str) -> NoReturn:
     raise CommandError(message, ExitCode.BAD_INPUT)
 
 
-def exit_code_of(error: Exception) -> ExitCode | None:
-    """Return the exit code an expected error ends with, or None for a defect that deserves its traceback."""
-    from storage.errors import AmbiguousPrefix, NotFound, NotReadOnly, StorageError, StoreMissing
+# By name, because importing every room to ask `isinstance` would cost more than most commands take.
+EXPECTED: dict[str, ExitCode] = {
+    "storage.errors.NotFound": ExitCode.NOT_FOUND,
+    "storage.errors.StoreMissing": ExitCode.NOT_FOUND,
+    "storage.errors.AmbiguousPrefix": ExitCode.BAD_INPUT,
+    "storage.errors.QueryFailed": ExitCode.BAD_INPUT,
+    "storage.errors.StorageError": ExitCode.FAILED,
+    "workers.errors.SpecError": ExitCode.BAD_INPUT,
+    "workers.errors.TaskError": ExitCode.BAD_INPUT,
+    "workers.errors.CheckpointError": ExitCode.FAILED,
+    "workers.jobs.errors.JobError": ExitCode.FAILED,
+    "kernels.common.errors.KernelError": ExitCode.FAILED,
+}
 
+
+def exit_code_of(error: BaseException) -> ExitCode | None:
+    """Return the exit code an expected error ends with, or None for a defect that deserves its traceback."""
     if isinstance(error, CommandError):
         return error.code
-    if isinstance(error, NotFound | StoreMissing):
-        return ExitCode.NOT_FOUND
-    if isinstance(error, AmbiguousPrefix | NotReadOnly):
-        return ExitCode.BAD_INPUT
-    if isinstance(error, StorageError):
-        return ExitCode.FAILED
-    from workers.errors import SpecError, TaskError
-
-    if isinstance(error, SpecError | TaskError):
-        return ExitCode.BAD_INPUT
+    for base in type(error).__mro__:
+        code = EXPECTED.get(f"{base.__module__}.{base.__qualname__}")
+        if code is not None:
+            return code
     return None

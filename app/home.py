@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,3 +27,11 @@ def reader(context: typer.Context) -> Reader:
     from storage.queries import Reader
 
     return Reader(home_paths(context))
+
+
+def command(context: typer.Context, words: str) -> str:
+    """Return a command line that works on the same store, to be pasted into this shell."""
+    given = context.obj
+    if not isinstance(given, Path) or os.environ.get("MAMBALAB_HOME") == str(given):
+        return f"mambalab {words}"
+    return f"mambalab --home {shlex.quote(str(given))} {words}"

@@ -16,16 +16,23 @@ Overrides = Annotated[
 Address = Annotated[
     str | None, typer.Option(help="Join this Ray cluster (HOST:PORT) instead of starting one.", show_default=False)
 ]
-Executor = Annotated[str, typer.Option(help="What runs the workers: ray, subprocess, or inline (debugging).")]
+Executor = Annotated[
+    str | None,
+    typer.Option(
+        help="What runs the workers: ray, subprocess, or inline (in this process, to debug). Default: ray, or what the "
+        "living controller uses.",
+        show_default=False,
+    ),
+]
+Priority = Annotated[int, typer.Option(help="Runs with a higher one start first.")]
 
 EXECUTORS = ("ray", "subprocess", "inline")
 
 
-def check_executor(name: str) -> str:
-    """Return a known executor's name. Ends with bad input otherwise."""
-    if name not in EXECUTORS:
+def check_executor(name: str | None) -> None:
+    """End with bad input where the executor is not known."""
+    if name is not None and name not in EXECUTORS:
         bad_input(f"--executor: got {name!r}, expected one of {', '.join(EXECUTORS)}")
-    return name
 
 
 def parse_seeds(text: str | None) -> list[int] | None:

@@ -1,0 +1,30 @@
+"""`mambalab doctor`: what this machine offers, and whether the store is well."""
+
+from __future__ import annotations
+
+import typer
+
+from app.commands.options import Json
+from app.errors import ExitCode
+
+
+def doctor(context: typer.Context, *, as_json: Json = False) -> None:
+    """Check Python, packages, GPU, kernels, store, controller and Ray. Starts nothing; exit code 1 when something is broken."""
+    from app.console import data_json, say, table
+    from app.health import examine
+    from app.home import home_paths
+
+    checks = list(examine(home_paths(context)))
+    broken = [check for check in checks if check.state == "broken"]
+    if as_json:
+        data_json(
+            {
+                "ok": not broken,
+                "checks": [{"name": check.name, "state": check.state, "detail": check.detail} for check in checks],
+            }
+        )
+    else:
+        table(["check", "state", "detail"], [[check.name, check.state, check.detail] for check in checks])
+    if broken:
+        say(f"broken: {', '.join(check.name for check in broken)}")
+        raise typer.Exit(ExitCode.FAILED)

@@ -1,0 +1,131 @@
+"""`mambalab ls`: the runs or the ablations of the store. It must answer at once, so nothing here is heavy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from app.commands.options import Json
+from app.errors import bad_input
+
+if TYPE_CHECKING:
+    from storage.queries import AblationRow, Reader, RunRow
+
+KINDS = ("runs", "ablations")
+
+
+def ls(
+    context: typer.Context,
+    what: Annotated[str, typer.Argument(metavar="[runs|ablations]", help="What to list.")] = "runs",
+    *,
+    ablation: Annotated[str | None, typer.Option(help="Only runs of this ablation.", show_default=False)] = None,
+    status: Annotated[
+        list[str] | None, typer.Option(help="Only runs with this status. May be given often.", show_default=False)
+    ] = None,
+    limit: Annotated[int, typer.Option(min=0, help="How many at most; 0 for no limit.")] = 50,
+    everything: Annotated[bool, typer.Option("--all", help="List archived ones too.")] = False,
+    as_json: Json = False,
+) -> None:
+    """List runs, newest first, or ablations."""
+    from app.home import reader
+
+    if what not in KINDS:
+        bad_input(f"ls: got {what!r}, expected one of {', '.join(KINDS)}. `mambalab show {what}` shows a single one.")
+    if what == "ablations" and (ablation or status):
+        bad_input("ls ablations: --ablation and --status choose among runs. Leave them out, or list runs.")
+    with reader(context) as store:
+        if what == "ablations":
+            _list_ablations(store.ablations(include_archived=everything), limit, as_json)
+            return
+        runs = store.runs(
+            ablation_id=store.resolve_ablation(ablation) if ablation else None,
+            statuses=_statuses(status or ()),
+            include_archived=everything,
+            limit=limit + 1 if limit else None,
+        )
+        _list_runs(store, runs, limit, as_json)
+
+
+def _statuses(names: Sequence[str]) -> list[str]:
+    from storage.status import RunStatus
+
+    for name in names:
+        if name not in list(RunStatus):
+            bad_input(f"--status: got {name!r}, expected one of {', '.join(RunStatus)}")
+    return list(names)
+
+
+def _list_runs(store: Reader, runs: list[RunRow], limit: int, as_json: bool) -> None:
+    from app.console import data_json, say, table
+    from app.formats import ago, duration, steps
+    from app.records import run_record
+
+    shown = runs[:limit] if limit else runs
+    if as_json:
+        data_json([run_record(run) for run in shown])
+    else:
+        metrics = {ablation.id: ablation.metric for ablation in store.ablations(include_archived=True)}
+        table(
+            ["id", "ablation", "trial", "seed", "status", "step", "metric", "duration", "created"],
+            [
+                [
+                    run.id,
+                    run.ablation or "",
+                    run.trial_label or run.name,
+                    str(run.seed),
+                    run.status,
+                    steps(run.step, run.total_steps),
+                    _deciding_metric(run, metrics),
+                    duration(run.duration_s),
+                    ago(run.created_at),
+                ]
+                for run in shown
+            ],
+            right=("seed", "step", "duration", "created"),
+        )
+    if len(runs) > len(shown):
+        say(f"only the first {len(shown)} are listed; --limit 0 lists all")
+    elif not shown:
+        say("no runs. `mambalab submit demo` makes some.")
+
+
+def _deciding_metric(run: RunRow, metric_of: dict[str, str]) -> str:
+    from app.formats import number
+
+    wanted = metric_of.get(run.ablation_id or "", "valid/loss")
+    key = wanted if wanted in run.metrics else "train/loss"
+    return f"{key} {number(run.metrics[key])}" if key in run.metrics else ""
+
+
+def _list_ablations(ablations: list[AblationRow], limit: int, as_json: bool) -> None:
+    from app.console import data_json, say, table
+    from app.formats import ago
+    from app.records import ablation_record
+
+    shown = ablations[:limit] if limit else ablations
+    if as_json:
+        data_json([ablation_record(ablation) for ablation in shown])
+    else:
+        table(
+            ["id", "name", "runs", "done", "statuses", "metric", "created", "question"],
+            [
+                [
+                    ablation.id,
+                    ablation.name,
+                    str(ablation.runs_total),
+                    f"{ablation.progress:.0%}",
+                    ", ".join(f"{count} {status}" for status, count in ablation.counts.items() if count),
+                    ablation.metric,
+                    ago(ablation.created_at),
+                    ablation.question,
+                ]
+                for ablation in shown
+            ],
+            right=("runs", "done", "created"),
+        )
+    if len(ablations) > len(shown):
+        say(f"only the first {len(shown)} are listed; --limit 0 lists all")
+    elif not shown:
+        say("no ablations. `mambalab submit demo` makes one.")

@@ -1,0 +1,70 @@
+"""`mambalab table`: an ablation's result, mean ± std (n) over its seeds."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from app.errors import bad_input
+
+FORMATS = ("text", "md", "csv", "latex", "json")
+
+
+def table(
+    context: typer.Context,
+    ref: Annotated[str, typer.Argument(help="An ablation: its name, or a unique prefix of its id.")],
+    *,
+    metric: Annotated[
+        str | None, typer.Option(metavar="KEY", help="Another metric than the deciding one.", show_default=False)
+    ] = None,
+    rows: Annotated[
+        str | None, typer.Option(metavar="AXIS,...", help="Axes that make the rows.", show_default=False)
+    ] = None,
+    columns: Annotated[
+        str | None, typer.Option(metavar="AXIS,...", help="Axes that make the columns.", show_default=False)
+    ] = None,
+    form: Annotated[str, typer.Option("--format", help=f"One of {', '.join(FORMATS)}.")] = "text",
+    as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
+) -> None:
+    """Print an ablation's matrix; the best mean is bold, and only completed runs count."""
+    from app.home import reader
+    from app.matrices import print_matrix, title_of
+    from storage.matrix import build_matrix
+
+    if form not in FORMATS:
+        bad_input(f"--format: got {form!r}, expected one of {', '.join(FORMATS)}")
+    with reader(context) as store:
+        ablation = store.ablation(store.resolve_ablation(ref))
+        runs = store.runs(ablation_id=ablation.id, include_archived=ablation.archived)
+    _check_metric(metric, {key for run in runs for key in run.metrics})
+    _check_axes(ablation.axes, _split(rows), "--rows")
+    _check_axes(ablation.axes, _split(columns), "--columns")
+    try:
+        matrix = build_matrix(ablation, runs, metric=metric, rows=_split(rows), columns=_split(columns))
+    except ValueError as error:
+        bad_input(str(error))
+    print_matrix(matrix, "json" if as_json else form, title=title_of(ablation))
+
+
+def _split(text: str | None) -> list[str] | None:
+    return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _check_metric(metric: str | None, known: set[str]) -> None:
+    if metric is None or metric in known or not known:
+        return
+    bad_input(f"--metric: no run has {metric!r}.{_nearest(metric, known)}")
+
+
+def _check_axes(axes: tuple[str, ...], named: list[str] | None, option: str) -> None:
+    for axis in named or ():
+        if axis not in axes:
+            bad_input(f"{option}: no axis {axis!r}.{_nearest(axis, axes)}")
+
+
+def _nearest(word: str, known: set[str] | tuple[str, ...]) -> str:
+    from storage.lookup import nearest
+
+    near = nearest(word, sorted(known))
+    return f" Did you mean {near!r}?" if near else f" There are: {', '.join(sorted(known)) or 'none'}."

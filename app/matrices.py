@@ -1,0 +1,58 @@
+"""An ablation's matrix on stdout."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from app.console import data, say, stdout, table, writing
+
+if TYPE_CHECKING:
+    from storage.matrix import Matrix
+    from storage.queries import AblationRow
+
+
+def title_of(ablation: AblationRow) -> str:
+    """Return what heads an ablation's table."""
+    return f"{ablation.name}: {ablation.question}" if ablation.question else ablation.name
+
+
+def print_matrix(matrix: Matrix, form: str, *, title: str) -> None:
+    """Print a matrix as `text`, or in one of `storage.export`'s formats."""
+    from storage.export import render_matrix
+
+    if form != "text":
+        data(render_matrix(matrix, form, title=title))
+        return
+    _print_text(matrix, title)
+    waiting = sum(
+        count for cell in matrix.cells.values() for status, count in cell.counts.items() if status != "completed"
+    )
+    direction = {"max": ", higher is better", "min": ", lower is better"}.get(matrix.direction, "")
+    left = f"; {waiting} runs are not completed and do not count" if waiting else ""
+    say(f"{matrix.metric}: mean ± std (n) over seeds{direction}{left}")
+
+
+def _print_text(matrix: Matrix, title: str) -> None:
+    from storage.export import grid
+
+    header, rows = grid(matrix)
+    if not sys.stdout.isatty():
+        table(header, rows)
+        return
+    from rich.box import SIMPLE_HEAD
+    from rich.markup import escape
+    from rich.table import Table
+
+    first = len(header) - len(matrix.column_keys)
+    shown = Table(box=SIMPLE_HEAD, title=escape(title), title_justify="left", pad_edge=False)
+    for place, column in enumerate(header):
+        shown.add_column(escape(column), justify="left" if place < first else "right")
+    for row_key, row in zip(matrix.row_keys, rows, strict=True):
+        cells = [escape(cell) for cell in row]
+        for place, column_key in enumerate(matrix.column_keys, start=first):
+            if (row_key, column_key) in matrix.best:
+                cells[place] = f"[bold green]{cells[place]}[/]"
+        shown.add_row(*cells)
+    with writing():
+        stdout().print(shown)

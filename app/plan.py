@@ -1,0 +1,115 @@
+"""What a submission will run: its paths made absolute, and a table of it for `--dry-run`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from app.errors import bad_input
+
+if TYPE_CHECKING:
+    from workers.ablation import AblationSpec, PlannedRun
+    from workers.specs import RunSpec
+
+
+@dataclass(frozen=True, slots=True)
+class TrialPlan:
+    """One trial as `--dry-run` prints it. `tokens` are those of one seed's training."""
+
+    index: int
+    labels: dict[str, str]
+    parameters: int
+    steps: int
+    tokens: int
+
+
+def with_absolute_paths(spec: RunSpec, folder: Path) -> RunSpec:
+    """Return the run with its `task.path` absolute, looked for below the current folder and then below `folder`.
+
+    A worker runs in a folder of its own, so a relative path would mean something else there.
+    """
+    from workers.specs import TextSpec
+
+    if not isinstance(spec.task, TextSpec) or spec.task.path is None:
+        return spec
+    given = Path(spec.task.path).expanduser()
+    places = list(dict.fromkeys([Path.cwd() / given, folder.absolute() / given]))  # an absolute path stays itself
+    for place in places:
+        if place.exists():
+            return spec.model_copy(update={"task": spec.task.model_copy(update={"path": str(place.resolve())})})
+    tried = " and ".join(str(place) for place in places)
+    bad_input(f"key `task.path`: {spec.task.path!r} is neither a file nor a folder; looked for {tried}")
+
+
+def plan_trials(plan: Sequence[PlannedRun]) -> list[TrialPlan]:
+    """Return each trial once, with its size. Imports torch: only who asks for the size pays for it.
+
+    Raises:
+        TaskError: a task cannot be built, such as a text that is too small.
+    """
+    from workers.models import expected_parameters
+    from workers.tasks import build_task
+
+    trials: dict[int, TrialPlan] = {}
+    for planned in plan:
+        if planned.trial.index in trials:
+            continue
+        spec = planned.spec
+        task = build_task(spec.task)
+        trials[planned.trial.index] = TrialPlan(
+            index=planned.trial.index,
+            labels=planned.trial.labels,
+            parameters=expected_parameters(spec.model, task.vocab_size),
+            steps=spec.train.steps,
+            tokens=spec.train.steps * spec.train.batch_size * task.seqlen,
+        )
+    return list(trials.values())
+
+
+def print_plan(spec: AblationSpec, plan: Sequence[PlannedRun], *, as_json: bool) -> None:
+    """Print what would run: a line a trial on stdout, the sum on stderr."""
+    from app.console import data_json, say, table
+    from app.formats import large
+
+    trials = plan_trials(plan)
+    tokens = sum(trial.tokens for trial in trials) * len(spec.seeds)
+    if as_json:
+        data_json(_as_json(spec, trials, len(plan), tokens))
+        return
+    titles = [axis.title for axis in spec.axes]
+    table(
+        ["trial", *titles, "seeds", "parameters", "steps", "tokens"],
+        [
+            [
+                str(trial.index),
+                *(trial.labels[title] for title in titles),
+                ",".join(str(seed) for seed in spec.seeds),
+                f"{trial.parameters:,}",
+                f"{trial.steps:,}",
+                large(trial.tokens),
+            ]
+            for trial in trials
+        ],
+        right=("trial", "parameters", "steps", "tokens"),
+    )
+    say(
+        f"{spec.name}: {len(trials)} trials x {len(spec.seeds)} seeds = {len(plan)} runs, {large(tokens)} tokens in all; "
+        f"decided by {spec.metric.key} ({spec.metric.direction}). Nothing was written."
+    )
+
+
+def _as_json(spec: AblationSpec, trials: Sequence[TrialPlan], runs: int, tokens: int) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return {
+        "name": spec.name,
+        "question": spec.question,
+        "metric": spec.metric.model_dump(mode="json"),
+        "axes": [axis.title for axis in spec.axes],
+        "seeds": list(spec.seeds),
+        "runs": runs,
+        "tokens": tokens,
+        "trials": [asdict(trial) for trial in trials],
+    }

@@ -1,0 +1,110 @@
+"""`mambalab ls`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from storage.home import HomePaths
+from storage.repository import Repository
+
+if TYPE_CHECKING:
+    from tests.unit.app.conftest import Call, Lab
+
+
+def cells(text: str) -> list[dict[str, str]]:
+    """Return the rows of a piped table by column."""
+    header, *rows = (line.split("\t") for line in text.splitlines())
+    return [dict(zip(header, row, strict=True)) for row in rows]
+
+
+def test_runs_are_listed_newest_first(call: Call, lab: Lab) -> None:
+    done = call("ls")
+    assert done.code == 0
+    rows = cells(done.stdout)
+    assert [row["id"] for row in rows] == [lab.single, *reversed(lab.runs)]
+    assert rows[-1] == rows[-1] | {
+        "ablation": "demo",
+        "trial": "s6",
+        "seed": "0",
+        "status": "completed",
+        "step": "500/1000",
+        "metric": "valid/accuracy 0.99",
+        "duration": "10.0s",
+    }
+    assert rows[0]["ablation"] == ""
+    assert rows[0]["trial"] == "alone"
+
+
+def test_status_and_ablation_choose(call: Call, lab: Lab) -> None:
+    assert [row["id"] for row in cells(call("ls", "--status", "failed").stdout)] == [lab.runs[2]]
+    assert [row["id"] for row in cells(call("ls", "--ablation", "demo").stdout)] == list(lab.runs)
+    both = call("ls", "--status", "failed", "--status", "queued", "--ablation", lab.ablation[:6])
+    assert [row["id"] for row in cells(both.stdout)] == list(lab.runs[2:])
+
+
+def test_a_limit_is_never_silent(call: Call, lab: Lab) -> None:
+    done = call("ls", "--limit", "2")
+    assert len(cells(done.stdout)) == 2
+    assert "only the first 2" in done.stderr
+    whole = call("ls", "--limit", "0")
+    assert len(cells(whole.stdout)) == 5
+    assert whole.stderr == ""
+
+
+def test_json_has_what_a_script_wants(call: Call, lab: Lab) -> None:
+    runs = call("ls", "--json").json
+    assert [run["id"] for run in runs] == [lab.single, *reversed(lab.runs)]
+    assert runs[-1]["metrics"] == {"valid/accuracy": 0.99, "valid/loss": 2.0}
+    assert runs[-1]["axis_labels"] == {"model.inner": "s6"}
+
+
+def test_ablations_are_counted(call: Call, lab: Lab) -> None:
+    (row,) = cells(call("ls", "ablations").stdout)
+    assert row["name"] == "demo"
+    assert row["runs"] == "4"
+    assert row["statuses"] == "2 completed, 1 failed, 1 queued"
+    (ablation,) = call("ls", "ablations", "--json").json
+    assert ablation["counts"] == {"completed": 2, "failed": 1, "queued": 1}
+
+
+def test_archived_ones_are_shown_on_demand(call: Call, lab: Lab) -> None:
+    call("archive", lab.single)
+    assert lab.single not in call("ls").stdout
+    assert lab.single in call("ls", "--all").stdout
+    call("archive", "--undo", lab.single)
+    assert lab.single in call("ls").stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["ls", "run"], "got 'run', expected one of runs, ablations"),
+        (["ls", "--status", "done"], "got 'done', expected one of queued, running"),
+        (["ls", "ablations", "--status", "failed"], "choose among runs"),
+        (["ls", "--limit", "-1"], "of at least 0"),
+        (["ls", "--limit", "many"], "got 'many', expected a whole number"),
+        (["ls", "--limits", "1"], "--limit"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else " ".join(value),
+)
+def test_bad_options_are_bad_input(call: Call, lab: Lab, words: list[str], told: str) -> None:
+    done = call(*words)
+    assert done.code == 2
+    assert told in done.stderr
+    assert done.stdout == ""
+
+
+def test_without_a_store_nothing_is_made(call: Call, home: HomePaths) -> None:
+    done = call("ls")
+    assert done.code == 3
+    assert "no store at" in done.stderr
+    assert not home.root.exists()
+
+
+def test_an_empty_store_says_how_to_begin(call: Call, home: HomePaths) -> None:
+    Repository(home).close()
+    done = call("ls")
+    assert done.code == 0
+    assert "mambalab submit demo" in done.stderr
