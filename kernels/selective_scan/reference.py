@@ -27,21 +27,24 @@ def selective_scan_reference(
     reset: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return y and the final state; see `selective_scan`. Arguments are taken as checked."""
-    batch, seqlen, d_inner = x.shape
+    batch, _, d_inner = x.shape
     real = state_dtype(x)
     dtype = real.to_complex() if A.is_complex() else real
     dt = step_sizes(x, dt, dt_bias, dt_softplus)
     A = A.to(dtype)
     B, C = (per_channel(values.to(dtype), x.shape) for values in (B, C))
-    u = x.to(real)
     h = torch.zeros(batch, d_inner, A.shape[1], dtype=dtype, device=x.device)
     h = h if initial_state is None else initial_state.to(dtype)
+    resets = None if reset is None else reset[..., None, None].unbind(1)
+    along = zip(
+        *(values.unbind(1) for values in (dt, dt * x.to(real), B, C)), strict=True
+    )  # views: cheap to go back through
     outputs = []
-    for t in range(seqlen):
-        if reset is not None:
-            h = torch.where(reset[:, t, None, None], torch.zeros_like(h), h)
-        h = torch.exp(dt[:, t, :, None] * A) * h + (dt[:, t] * u[:, t])[..., None] * B[:, t]
-        outputs.append((C[:, t] * h).sum(-1))
+    for t, (now_dt, now_dtx, now_B, now_C) in enumerate(along):
+        if resets is not None:
+            h = torch.where(resets[t], torch.zeros_like(h), h)
+        h = torch.exp(now_dt[..., None] * A) * h + now_dtx[..., None] * now_B
+        outputs.append((now_C * h).sum(-1))
     y = torch.stack(outputs, dim=1)
     y = 2 * y.real if y.is_complex() else y
     return finish(y, x, D, z), h
