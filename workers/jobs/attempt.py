@@ -36,7 +36,6 @@ class AttemptSpec:
         node: where the ledger placed it, by the executor's own name for a node; empty: anywhere.
         devices: indices of the GPUs it may see, for executors that choose devices themselves.
         trial: the function to run, `module:name`.
-        fork_server: socket of a process that has imported what workers import; empty: start an interpreter.
         leash: end the worker when whoever supervises it vanishes. Without it the worker goes on alone, and a later
             supervisor finds it by its process id.
     """
@@ -51,7 +50,6 @@ class AttemptSpec:
     node: str = ""
     devices: tuple[int, ...] = ()
     trial: str = TRIAL
-    fork_server: str = ""
     leash: bool = False
 
     @property

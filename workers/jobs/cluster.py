@@ -1,8 +1,9 @@
 """The Ray cluster of a store: a loopback head of its own, or one that exists already.
 
 The own head listens on 127.0.0.1 alone, with a token, port and temporary folder of its own, so that several stores and
-other people's clusters live side by side. It is never ended with `ray stop`, which ends every cluster of the user:
-each process of ours carries a random mark in its environment, and exactly those are ended.
+other people's clusters live side by side. It is never ended with `ray stop`, which ends every cluster of the user.
+Exactly its own processes are ended: they carry a random mark in their environment. Two of Ray's agents overwrite
+theirs; those are known by their session, which is the head's alone, together with the files that they have open.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
+import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,22 +24,24 @@ import psutil
 
 from storage.home import HomePaths
 from workers.jobs.errors import ClusterError
-from workers.jobs.launch import ROOT
+from workers.jobs.launch import ROOT, with_this_code
 from workers.jobs.process import ProcessId, count_gpus, end_processes
 
+NAMESPACE = "mambalab"  # of the connection; the actors' is the store's own
 MARK = "MAMBALAB_CLUSTER"
 OBJECT_STORE_BYTES = 80_000_000  # near Ray's minimum: metrics travel, tensors do not
 START_TIMEOUT_S = 90.0
-STOP_GRACE_S = 5.0
+STOP_GRACE_S = 0.5  # Ray's own processes have nothing to save, and some ignore SIGTERM for 40 s
 
 
 @dataclass(frozen=True, slots=True)
 class ClusterRecord:
-    """A cluster that a store started, as controller.json keeps it: address, mark, and the temporary folder."""
+    """A cluster that a store started, as controller.json keeps it: address, mark, temporary folder, and session."""
 
     address: str
     mark: str
     temp_dir: str
+    session: int
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as JSON."""
@@ -47,7 +50,7 @@ class ClusterRecord:
     @classmethod
     def from_json(cls, tree: Mapping[str, Any]) -> ClusterRecord:
         """Read what `to_json` made."""
-        return cls(str(tree["address"]), str(tree["mark"]), str(tree["temp_dir"]))
+        return cls(str(tree["address"]), str(tree["mark"]), str(tree["temp_dir"]), int(tree["session"]))
 
 
 def prepare_environment(paths: HomePaths) -> None:
@@ -78,25 +81,37 @@ def start_head(paths: HomePaths, *, cpus: float | None = None, gpus: int | None 
     command += [f"--object-store-memory={OBJECT_STORE_BYTES}", f"--temp-dir={temp_dir}"]
     command += [f"--num-cpus={int(cpus or os.cpu_count() or 1)}"]
     command += [f"--num-gpus={count_gpus(os.environ) if gpus is None else gpus}"]
-    environment = {**os.environ, MARK: mark, "PYTHONPATH": _python_path(), "PYTHONWARNINGS": "ignore"}
-    record = ClusterRecord(f"127.0.0.1:{port}", mark, str(temp_dir))
-    try:
-        done = subprocess.run(
-            command, env=environment, cwd="/", capture_output=True, text=True, timeout=START_TIMEOUT_S, check=False
+    environment = {**with_this_code(os.environ), MARK: mark, "PYTHONWARNINGS": "ignore"}
+    with tempfile.TemporaryFile() as output:  # not a pipe: what Ray leaves running would hold it open
+        starter = subprocess.Popen(
+            command,
+            env=environment,
+            cwd="/",
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
         )
-    except subprocess.TimeoutExpired as error:
+        record = ClusterRecord(f"127.0.0.1:{port}", mark, str(temp_dir), starter.pid)
+        try:
+            code: int | None = starter.wait(START_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            code = None
+        except BaseException:
+            end_cluster(record)  # interrupted: nobody will know of it
+            raise
+        if code == 0:
+            return record
         end_cluster(record)
-        raise ClusterError(
-            f"Ray did not start within {START_TIMEOUT_S:.0f} s: {error.output or 'it said nothing'}"
-        ) from error
-    if done.returncode != 0:
-        end_cluster(record)
-        raise ClusterError(f"Ray did not start (exit code {done.returncode}): {(done.stderr or done.stdout)[-2000:]}")
-    return record
+        starter.wait(STOP_GRACE_S)
+        output.seek(0)
+        said = output.read().decode(errors="replace")[-2000:] or "it said nothing"
+    problem = f"did not start within {START_TIMEOUT_S:.0f} s" if code is None else f"did not start (exit code {code})"
+    raise ClusterError(f"Ray {problem}: {said}")
 
 
-def connect(address: str, *, own: bool) -> dict[str, Any]:
-    """Connect this process to a cluster; return the runtime environment that its actors need.
+def connect(address: str, *, own: bool) -> tuple[str, dict[str, Any]]:
+    """Connect this process to a cluster; return its head's HOST:PORT and the runtime environment that actors need.
 
     A cluster of our own shares this machine's files; another one is sent the checkout.
 
@@ -111,7 +126,7 @@ def connect(address: str, *, own: bool) -> dict[str, Any]:
     try:
         ray.init(
             address=address,
-            namespace="mambalab",
+            namespace=NAMESPACE,
             log_to_driver=False,
             logging_level="ERROR",
             configure_logging=False,
@@ -121,50 +136,56 @@ def connect(address: str, *, own: bool) -> dict[str, Any]:
             f"no Ray cluster answers at {address}: {error}. Expected HOST:PORT of a head with the same Ray and Python "
             "versions, and its token in RAY_AUTH_TOKEN_PATH or RAY_AUTH_TOKEN."
         ) from error
-    return runtime_env
+    return str(ray.get_runtime_context().gcs_address), runtime_env
 
 
-def answers(address: str) -> bool:
+def actor_namespace(paths: HomePaths) -> str:
+    """Return the namespace of the names of a store's actors, so that two stores may share a cluster."""
+    return paths.ray_temp.name
+
+
+def answers(address: str, timeout_s: float = 2.0) -> bool:
     """Say whether something listens at HOST:PORT."""
     host, _, port = address.rpartition(":")
     try:
-        with socket.create_connection((host, int(port)), timeout=2.0):
+        with socket.create_connection((host, int(port)), timeout=timeout_s):
             return True
     except (OSError, ValueError):
         return False
 
 
-def members(mark: str) -> list[psutil.Process]:
-    """Return the processes of this user that carry a cluster's mark in their environment: exactly what it started."""
+def members(record: ClusterRecord) -> list[psutil.Process]:
+    """Return exactly the living processes of a cluster, workers below its actors included."""
     found: list[psutil.Process] = []
     own = os.getuid()
     for process in psutil.process_iter():
         try:
-            if process.uids().real == own and process.environ().get(MARK) == mark and process.pid != os.getpid():
+            if process.pid != os.getpid() and process.uids().real == own and _belongs(process, record):
                 found.append(process)
-        except psutil.Error:
+        except (psutil.Error, ProcessLookupError):
             continue  # it ended meanwhile, or hides its environment, which ours never do
     return found
 
 
+def _belongs(process: psutil.Process, record: ClusterRecord) -> bool:
+    if process.status() == psutil.STATUS_ZOMBIE:
+        return False
+    if process.environ().get(MARK) == record.mark:
+        return True
+    if os.getsid(process.pid) != record.session:
+        return False
+    return any(file.path.startswith(f"{record.temp_dir}{os.sep}") for file in process.open_files())
+
+
 def end_cluster(record: ClusterRecord, *, grace_s: float = STOP_GRACE_S) -> list[ProcessId]:
     """End exactly the processes of a cluster and remove its temporary folder. Return those that still live."""
-    left = end_processes(members(record.mark), grace_s=grace_s)
-    late = members(record.mark)  # started by a member while it was being ended
+    left = end_processes(members(record), grace_s=grace_s)
+    late = members(record)  # started by a member while it was being ended
     if late:
         left = end_processes(late, grace_s=0.0)
     if not left:
         shutil.rmtree(record.temp_dir, ignore_errors=True)
     return left
-
-
-def wait_until_up(address: str, timeout_s: float = START_TIMEOUT_S) -> None:
-    """Return once something listens at the address. Raises ClusterError after the timeout."""
-    deadline = time.monotonic() + timeout_s
-    while not answers(address):
-        if time.monotonic() > deadline:
-            raise ClusterError(f"no Ray cluster answers at {address} after {timeout_s:.0f} s")
-        time.sleep(0.05)
 
 
 def _ensure_token(paths: HomePaths) -> Path:
@@ -186,8 +207,3 @@ def _free_port() -> int:
 
 def _is_loopback(address: str) -> bool:
     return address.rpartition(":")[0] in ("127.0.0.1", "localhost", "::1", "[::1]")
-
-
-def _python_path() -> str:
-    inherited = os.environ.get("PYTHONPATH")
-    return os.pathsep.join([str(ROOT), *([inherited] if inherited else [])])

@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -99,10 +99,20 @@ def worker_environment(attempt: AttemptSpec, base: Mapping[str, str]) -> dict[st
     if attempt.gpus == 0:
         environment["CUDA_VISIBLE_DEVICES"] = ""
     elif attempt.devices:
-        environment["CUDA_VISIBLE_DEVICES"] = ",".join(str(device) for device in attempt.devices)
-    inherited = environment.get("PYTHONPATH")
-    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), *([inherited] if inherited else [])])
-    return environment
+        environment["CUDA_VISIBLE_DEVICES"] = _visible(attempt.devices, base.get("CUDA_VISIBLE_DEVICES"))
+    return with_this_code(environment)
+
+
+def with_this_code(base: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment in which Python imports the same code as this process, wherever it starts."""
+    inherited = base.get("PYTHONPATH")
+    return {**base, "PYTHONPATH": os.pathsep.join([str(ROOT), *([inherited] if inherited else [])])}
+
+
+def _visible(devices: Sequence[int], inherited: str | None) -> str:
+    """Return the system's names of GPUs that are counted among those this process may see."""
+    names = [name.strip() for name in inherited.split(",") if name.strip()] if inherited else []
+    return ",".join(names[device] if device < len(names) else str(device) for device in devices)
 
 
 def signal_group(pid: int, number: signal.Signals) -> None:

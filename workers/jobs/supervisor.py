@@ -15,7 +15,7 @@ from workers.jobs.files import read_json, write_json
 from workers.jobs.launch import UNKNOWN_EXIT, AdoptedWorker, ChildWorker, WorkerProcess, signal_group
 from workers.jobs.process import ProcessId
 from workers.jobs.spool import CHUNK_BYTES, read_from
-from workers.jobs.worker import claimed_by
+from workers.jobs.worker import LAUNCH_FILE, claimed_by, worker_of
 
 
 class Supervisor:
@@ -34,10 +34,8 @@ class Supervisor:
         self.paths = AttemptPaths(attempt.path)
         self._killer: threading.Timer | None = None
         attempt.path.mkdir(parents=True, exist_ok=True)
-        earlier = claimed_by(attempt.path)
-        if earlier is None:
-            write_json(self.paths.spec, attempt.to_json())
-        self._worker: WorkerProcess = ChildWorker(attempt) if earlier is None else AdoptedWorker(earlier)
+        earlier = worker_of(attempt.path)
+        self._worker: WorkerProcess = self._launch() if earlier is None else AdoptedWorker(earlier)
 
     def poll(self, cursor: int, limit: int = CHUNK_BYTES) -> Report:
         """Return the worker's state and whole spool lines from a byte offset."""
@@ -57,7 +55,10 @@ class Supervisor:
         """Ask the worker to stop, and kill it and its children after a grace. Returns at once."""
         if self._exit_code() is not None:
             return
-        os.kill(self._worker.pid, signal.SIGTERM)
+        try:
+            os.kill(self._worker.pid, signal.SIGTERM)
+        except ProcessLookupError:
+            return  # it ended a moment ago
         if self._killer is not None:
             self._killer.cancel()
         self._killer = threading.Timer(grace_s, self.kill)
@@ -70,19 +71,29 @@ class Supervisor:
             signal_group(self._worker.pid, signal.SIGKILL)
 
     def release(self) -> None:
-        """Let go of an ended worker."""
+        """Kill what is left of the worker, and let go of it."""
         if self._killer is not None:
             self._killer.cancel()
+        self.kill()
         self._worker.close()
 
     def _exit_code(self) -> int | None:
         code = self._worker.exit_code()
         if code == WorkerExit.DUPLICATE:
             winner = claimed_by(self.attempt.path)
-            if winner is not None:
-                self._worker = AdoptedWorker(winner)
-                return self._worker.exit_code()
+            if winner is None:
+                return None  # it holds the spool and is about to say who it is
+            self._worker = AdoptedWorker(winner)
+            return self._worker.exit_code()
         return code
+
+    def _launch(self) -> WorkerProcess:
+        write_json(self.paths.spec, self.attempt.to_json())
+        worker = ChildWorker(self.attempt)
+        identity = ProcessId.of(worker.pid)
+        if identity is not None:
+            write_json(self.attempt.path / LAUNCH_FILE, identity.to_json())
+        return worker
 
 
 def report_from(
@@ -103,7 +114,7 @@ def leftovers(directory: Path, cursor: int) -> Report:
 
     The state is `exited` where the worker left a result, else `gone`.
     """
-    worker: ProcessId | None = claimed_by(directory)
+    worker = worker_of(directory)
     if worker is not None and worker.alive():
         signal_group(worker.pid, signal.SIGKILL)
         return Report("running", cursor=cursor)  # asked again once it is dead: its last lines may still be on their way

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     Trial = Callable[[RunSpec, RunContext], RunResult]
 
 IDENTITY_FILE = "worker.json"
+LAUNCH_FILE = "launched.json"  # by whoever started the worker: it may die before the worker can say anything
 
 
 def main(arguments: list[str]) -> int:
@@ -95,6 +96,15 @@ def claim(attempt: AttemptSpec) -> None:
 def claimed_by(directory: Path) -> ProcessId | None:
     """Return the process that works or worked on the attempt in a folder, or None before there was one."""
     tree = read_json(directory / IDENTITY_FILE)
+    return None if tree is None else ProcessId.from_json(tree)
+
+
+def worker_of(directory: Path) -> ProcessId | None:
+    """Return the process that claimed the attempt in a folder, else the one last started for it, else None."""
+    claimed = claimed_by(directory)
+    if claimed is not None:
+        return claimed
+    tree = read_json(directory / LAUNCH_FILE)
     return None if tree is None else ProcessId.from_json(tree)
 
 

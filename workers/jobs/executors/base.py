@@ -91,7 +91,7 @@ class Executor(Protocol):
         ...
 
     def release(self, handle: str) -> None:
-        """Forget an ended attempt and free what is held for it."""
+        """Forget an attempt and free what is held for it; what is left of its worker ends."""
         ...
 
     def close(self) -> None:

@@ -69,8 +69,10 @@ class InlineExecutor:
             job.stop.set()
 
     def release(self, handle: str) -> None:
-        """Forget an ended attempt."""
-        self._jobs.pop(handle, None)
+        """Forget an attempt. One that still runs is asked to stop: a thread cannot be killed."""
+        job = self._jobs.pop(handle, None)
+        if job is not None:
+            job.stop.set()
 
     def close(self) -> None:
         """Nothing outlives this process."""

@@ -16,19 +16,28 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import ActorDiedError, ActorUnavailableError, RayError
+from ray.exceptions import (
+    ActorUnavailableError,
+    ActorUnschedulableError,
+    NodeDiedError,
+    OutOfMemoryError,
+    RayActorError,
+    RayError,
+    RuntimeEnvSetupError,
+)
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from storage.home import AttemptPaths
 from workers.jobs.attempt import AttemptSpec
+from workers.jobs.cluster import answers
 from workers.jobs.errors import ExecutorError
 from workers.jobs.executors.base import Capacity, Node, Report
 from workers.jobs.executors.ray_actor import RunActor
 from workers.jobs.files import write_json
 from workers.jobs.supervisor import leftovers
 
-NAMESPACE = "mambalab"
 ACTOR_CPUS_MINIMUM = 0.001  # an actor without any CPU would be placed where nothing is free
+GONE = (RayActorError, ActorUnschedulableError, NodeDiedError, OutOfMemoryError, RuntimeEnvSetupError)
 
 
 @dataclass(slots=True)
@@ -36,8 +45,8 @@ class _Remote:
     """What this process holds for one attempt: the actor, and the question that it has not answered yet."""
 
     name: str
+    namespace: str
     directory: Path
-    host: str
     actor: Any = None
     question: Any = None
     cursor: int = -1
@@ -47,16 +56,25 @@ class RayExecutor:
     """Attempts as detached actors of a connected cluster (`workers.jobs.cluster` connects).
 
     Questions to actors are never waited for: `poll` hands out the answer to the previous one.
+
+    Args:
+        namespace: of the actors' names; one per store.
+        address: HOST:PORT of the cluster's head.
+        runtime_env: what actors need beyond this machine's files.
     """
 
     name = "ray"
 
-    def __init__(self, *, runtime_env: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, namespace: str, address: str, *, runtime_env: Mapping[str, Any] | None = None) -> None:
+        self._namespace = namespace
+        self._address = address
         self._runtime_env = dict(runtime_env or {})
         self._remotes: dict[str, _Remote] = {}
 
     def capacity(self) -> Capacity:
-        """Return the living nodes of the cluster."""
+        """Return the living nodes of the cluster; none where its head does not answer."""
+        if not answers(self._address, timeout_s=0.5):
+            return Capacity(())  # Ray itself would wait for a minute and then end this process
         return Capacity(
             tuple(
                 Node(node["NodeID"], node["Resources"].get("CPU", 0.0), int(node["Resources"].get("GPU", 0)))
@@ -67,10 +85,10 @@ class RayExecutor:
 
     def start(self, attempt: AttemptSpec) -> str:
         """Make the attempt's actor, or find it."""
-        leashed = replace(attempt, leash=True)
+        leashed = replace(attempt, leash=True, devices=())  # Ray itself chooses GPUs, and tells by the environment
         options: dict[str, Any] = {
             "name": attempt.key,
-            "namespace": NAMESPACE,
+            "namespace": self._namespace,
             "lifetime": "detached",
             "get_if_exists": True,
             "max_restarts": 0,
@@ -84,10 +102,8 @@ class RayExecutor:
             actor = ray.remote(RunActor).options(**options).remote(leashed.to_json())
         except RayError as error:
             raise ExecutorError(f"no actor for {attempt.key}: {error}") from error
-        remote = _Remote(attempt.key, attempt.path, socket.gethostname(), actor)
-        handle = json.dumps(
-            {"executor": self.name, "actor": remote.name, "directory": str(remote.directory), "host": remote.host}
-        )
+        remote = _Remote(attempt.key, self._namespace, attempt.path, actor)
+        handle = json.dumps({"actor": remote.name, "namespace": remote.namespace, "directory": attempt.directory})
         self._remotes[handle] = remote
         return handle
 
@@ -106,13 +122,14 @@ class RayExecutor:
             report, log, host = ray.get(question)
         except ActorUnavailableError:
             return Report("running", cursor=cursor)  # unknown, not dead: the controller counts how long it stays silent
-        except ActorDiedError as error:
+        except GONE as error:
             remote.actor = None
-            return _left(remote, cursor, str(error).splitlines()[0])
+            return _left(remote, cursor, f"{type(error).__name__}: {' '.join(str(error).split())[:500]}")
+        assert isinstance(report, Report)
         self._keep(remote, report, log, host)
         if report.state == "running":
             self._ask(remote, report.cursor)
-        return report if isinstance(report, Report) else Report("running", cursor=cursor)
+        return report
 
     def stop(self, handle: str, grace_s: float) -> None:
         """SIGTERM through the actor, SIGKILL after the grace."""
@@ -142,7 +159,7 @@ class RayExecutor:
         if remote is None:
             remote = self._remotes[handle] = _from_handle(handle)
             try:
-                remote.actor = ray.get_actor(remote.name, namespace=NAMESPACE)
+                remote.actor = ray.get_actor(remote.name, namespace=remote.namespace)
             except ValueError:
                 remote.actor = None
         return remote
@@ -168,7 +185,7 @@ def _left(remote: _Remote, cursor: int, detail: str) -> Report:
 def _from_handle(handle: str) -> _Remote:
     try:
         tree = json.loads(handle)
-        return _Remote(tree["actor"], Path(tree["directory"]), tree["host"])
+        return _Remote(tree["actor"], tree["namespace"], Path(tree["directory"]))
     except (ValueError, KeyError, TypeError) as error:
         raise ExecutorError(f"expected a handle of the Ray executor, got {handle!r}") from error
 

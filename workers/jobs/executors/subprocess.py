@@ -12,6 +12,7 @@ from workers.jobs.executors.base import Capacity, Node, Report
 from workers.jobs.files import read_json
 from workers.jobs.process import count_gpus
 from workers.jobs.supervisor import Supervisor, leftovers
+from workers.jobs.worker import worker_of
 
 
 class SubprocessExecutor:
@@ -48,8 +49,9 @@ class SubprocessExecutor:
             supervisor.stop(grace_s)
 
     def release(self, handle: str) -> None:
-        """Forget an ended attempt."""
-        supervisor = self._supervisors.pop(handle, None)
+        """Kill what is left of an attempt, and forget it."""
+        supervisor = self._find(handle)
+        self._supervisors.pop(handle, None)
         if supervisor is not None:
             supervisor.release()
 
@@ -62,7 +64,7 @@ class SubprocessExecutor:
         found = self._supervisors.get(handle)
         if found is None:
             tree = read_json(_directory(handle) / "spec.json")
-            if tree is None or not (_directory(handle) / "worker.json").exists():
+            if tree is None or worker_of(_directory(handle)) is None:
                 return None
             found = self._supervisors[handle] = Supervisor(AttemptSpec.from_json(tree))
         return found
