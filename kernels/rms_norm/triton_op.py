@@ -138,8 +138,9 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tenso
     x, weight, residual, _ = inputs
     _, stream, rstd = output
     ctx.set_materialize_grads(False)
-    ctx.mark_non_differentiable(rstd)
-    ctx.save_for_backward(stream if _writes_stream(x, residual) else x, weight, rstd)
+    written = _writes_stream(x, residual)
+    ctx.mark_non_differentiable(*((rstd,) if written else (rstd, stream)))
+    ctx.save_for_backward(stream if written else x, weight, rstd)
     ctx.x_dtype = x.dtype
     ctx.residual_dtype = None if residual is None else residual.dtype
 

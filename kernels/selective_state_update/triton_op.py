@@ -25,7 +25,6 @@ def refusal(
     D: Tensor | None,
     z: Tensor | None,
     dt_bias: Tensor | None,
-    dt_softplus: bool,
 ) -> str:
     """Why the Triton kernel cannot serve these arguments; empty when it can."""
     named = (

@@ -1,0 +1,24 @@
+"""Triton's interpreter is chosen when a kernel is defined, for the whole process: this folder runs in one of its own.
+
+    TRITON_INTERPRET=1 pytest tests/interpreter
+
+Without that variable nothing here is collected, so that the ordinary run, where kernels are compiled, neither fails nor
+skips on it.
+"""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+collect_ignore_glob = [] if os.environ.get("TRITON_INTERPRET") == "1" else ["test_*.py"]
+
+
+@pytest.fixture(autouse=True)
+def single_thread() -> Iterator[None]:
+    """Tiny tensors: threads cost more than they give."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

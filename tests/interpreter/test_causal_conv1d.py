@@ -1,0 +1,111 @@
+"""The Triton convolution on Triton's interpreter: every output and gradient against float64."""
+
+import pytest
+import torch
+
+from kernels.bench.problems import Problem, causal_conv1d_problem, causal_conv1d_update_problem
+from kernels.bench.verify import parity, repeats_bitwise
+from kernels.causal_conv1d import causal_conv1d, causal_conv1d_update
+from kernels.causal_conv1d.triton_op import NARROW, chunk_size
+
+pytestmark = pytest.mark.interpreter
+
+
+def problem(
+    width: int, *, batch: int = 2, seqlen: int = 13, d: int = 5, initial_state: bool = False, reset: bool = False
+) -> Problem:
+    sizes = {"batch": batch, "seqlen": seqlen, "d": d, "width": width}
+    return causal_conv1d_problem(sizes, torch.float32, "cpu", initial_state=initial_state, reset=reset)
+
+
+@pytest.mark.parametrize("reset", [False, True], ids=["whole", "packed"])
+@pytest.mark.parametrize("initial_state", [False, True], ids=["fresh", "continued"])
+@pytest.mark.parametrize("width", [2, 3, 4, NARROW, NARROW + 1])
+def test_matches_the_reference(width: int, initial_state: bool, reset: bool) -> None:
+    for row in parity(problem(width, initial_state=initial_state, reset=reset)):
+        assert row.passed, row
+
+
+@pytest.mark.parametrize("width", [4, NARROW + 3])
+@pytest.mark.parametrize("seqlen", [1, 2, 3])
+def test_a_sequence_shorter_than_the_filter(width: int, seqlen: int) -> None:
+    for row in parity(problem(width, seqlen=seqlen, initial_state=True, reset=True)):
+        assert row.passed, row
+
+
+@pytest.mark.parametrize("seqlen", [15, 16, 17, 34])
+def test_chunks_of_the_backward_meet(seqlen: int) -> None:
+    assert chunk_size(1, seqlen, 3, 4) == 16
+    for row in parity(problem(4, batch=1, seqlen=seqlen, d=3, initial_state=True, reset=True)):
+        assert row.passed, row
+
+
+def test_several_blocks_of_channels() -> None:
+    for row in parity(problem(4, batch=1, seqlen=5, d=131)):
+        assert row.passed, row
+
+
+def test_without_bias_and_activation() -> None:
+    plain = problem(4)
+    tensors = {name: tensor for name, tensor in plain.tensors.items() if name != "bias"}
+    bare = Problem("causal_conv1d", "bare", torch.float32, tensors, causal_conv1d, plain.outputs)
+    for row in parity(bare):
+        assert row.passed, row
+
+
+@pytest.mark.parametrize("width", [4, NARROW + 1])
+def test_strided_views(width: int) -> None:
+    views = problem(width, initial_state=True, reset=True).strided()
+    assert not any(tensor.is_contiguous() for tensor in views.tensors.values())
+    for row in parity(views):
+        assert row.passed, row
+
+
+@pytest.mark.parametrize("width", [4, NARROW + 1])
+@pytest.mark.parametrize("output", ["y", "final_state"])
+def test_gradient_through_one_output_alone(width: int, output: str) -> None:
+    sizes = problem(width, initial_state=True, reset=True)
+    gradients = []
+    for implementation in ("triton", "reference"):
+        leaves = {name: tensor.clone() for name, tensor in sizes.tensors.items()}
+        wanted = [leaves[name].requires_grad_() for name in ("x", "initial_state")]
+        result = causal_conv1d(**leaves, activation="silu", implementation=implementation)  # type: ignore[arg-type]
+        gradients.append(torch.autograd.grad(getattr(result, output).square().sum(), wanted))
+    torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.parametrize("width", [2, 4, NARROW + 1])
+def test_decode_step(width: int) -> None:
+    step = causal_conv1d_update_problem({"batch": 3, "d": 131, "width": width}, torch.float32, "cpu")
+    for row in parity(step) + parity(step.strided()):
+        assert row.passed, row
+
+
+def test_decoding_continues_a_sequence() -> None:
+    tensors = problem(4, seqlen=9).tensors
+    x, weight, bias = tensors["x"], tensors["weight"], tensors["bias"]
+    whole = causal_conv1d(x, weight, bias, activation="silu", implementation="triton")
+    state = causal_conv1d(x[:, :6], weight, bias, activation="silu", implementation="triton").final_state
+    for t in range(6, 9):
+        y = causal_conv1d_update(state, x[:, t], weight, bias, activation="silu", implementation="triton")
+        torch.testing.assert_close(y, whole.y[:, t])
+    torch.testing.assert_close(state, whole.final_state)
+
+
+def test_same_bits_every_time() -> None:
+    assert repeats_bitwise(problem(4, seqlen=20, initial_state=True))
+
+
+@pytest.mark.parametrize("width", [4, NARROW + 1])
+def test_opcheck(width: int) -> None:
+    tensors = problem(width, initial_state=True, reset=True).tensors
+    names = ("x", "weight", "bias", "initial_state")
+    leaves = [tensors[name].detach().requires_grad_() for name in names]
+    torch.library.opcheck(torch.ops.mambalab.causal_conv1d.default, (*leaves, tensors["reset"], True))
+    torch.library.opcheck(torch.ops.mambalab.causal_conv1d.default, (*leaves[:2], None, None, None, False))
+
+
+def test_opcheck_of_the_decode_step() -> None:
+    tensors = causal_conv1d_update_problem({"batch": 2, "d": 5, "width": 4}, torch.float32, "cpu").tensors
+    arguments = tuple(tensors[name] for name in ("state", "x", "weight", "bias"))
+    torch.library.opcheck(torch.ops.mambalab.causal_conv1d_update.default, (*arguments, True))
