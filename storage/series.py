@@ -7,10 +7,14 @@ import sqlite3
 from array import array
 from dataclasses import dataclass
 
-# NULL is NaN, and only Python can say NaN: rows with NULLs are patched one by one, which is rare
 _SELECT = (
     "SELECT step, value, at FROM metric WHERE run = ? AND key = (SELECT id FROM metric_key WHERE name = ?) AND step > ?"
     " ORDER BY step"
+)
+
+
+_CHUNK = (
+    256  # rows turned into arrays at once: all 200,000 of a curve at once take twice as long, out of the CPU's cache
 )
 
 
@@ -29,11 +33,14 @@ class Series:
 
 def read_series(connection: sqlite3.Connection, num: int, key: str, after_step: int) -> Series:
     """Return the points of run number `num` past a step; an unknown metric has none."""
-    rows = connection.execute(_SELECT, (num, key, after_step)).fetchall()
-    if not rows:
-        return Series(array("q"), array("d"), array("d"))
-    steps, values, at = zip(*rows, strict=True)
-    return Series(array("q", steps), numbers(values), array("d", at))
+    steps, values, at = array("q"), array("d"), array("d")
+    cursor = connection.execute(_SELECT, (num, key, after_step))
+    while rows := cursor.fetchmany(_CHUNK):
+        some_steps, some_values, some_at = zip(*rows, strict=True)
+        steps.extend(some_steps)
+        values.extend(numbers(some_values))
+        at.extend(some_at)
+    return Series(steps, values, at)
 
 
 def numbers(values: tuple[float | None, ...]) -> array[float]:
