@@ -62,7 +62,7 @@ def launch(context: typer.Context, job: Job, options: SubmitOptions, *, follow: 
     flush()
     say(f"queued {job.title}")
     work_on(paths, options)
-    if not follow:
+    if not follow and options.executor != "inline":  # what ran in this process has ended by now
         _tell_next(context, reference, ablation=done.ablation_id is not None)
         return
     code = _follow(context, paths, done, job.metric)

@@ -59,6 +59,7 @@ def _print_once(store: Reader, paths: HomePaths, run_id: str, attempt: int | Non
 def _follow(store: Reader, paths: HomePaths, run_id: str, wanted: int | None) -> None:
     """Print the log as it grows, going on to the next attempt where there is one, until nothing can come any more."""
     from app.console import say
+    from app.follow import check_controller
     from storage.status import TERMINAL
 
     number, place = wanted or 0, 0
@@ -76,6 +77,7 @@ def _follow(store: Reader, paths: HomePaths, run_id: str, wanted: int | None) ->
         if ended:
             say(f"--- {run_id} {run.status}" + (f": {run.error}" if run.error else ""))
             return
+        check_controller(paths)
         time.sleep(POLL_S)
 
 

@@ -1,0 +1,113 @@
+"""`mambalab cancel` and `retry`: requests, and who acts on them."""
+
+from __future__ import annotations
+
+import io
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from storage.home import HomePaths
+from workers.jobs.lock import ControllerLock
+from workers.jobs.submission import SubmitOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from storage.queries import Reader
+    from tests.unit.app.conftest import Call, Lab
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[SubmitOptions]:
+    """What controllers would have been started with."""
+    wanted: list[SubmitOptions] = []
+
+    def remember(paths: HomePaths, options: SubmitOptions) -> None:
+        wanted.append(options)
+
+    monkeypatch.setattr("workers.jobs.submission.ensure_controller", remember)
+    return wanted
+
+
+@pytest.fixture
+def controller(lab: Lab) -> Iterator[None]:
+    """Somebody else holds the store's lock, as a living controller does."""
+    lock = ControllerLock(lab.paths.controller_lock)
+    assert lock.acquire()
+    yield
+    lock.release()
+
+
+def test_a_waiting_run_is_cancelled_without_a_controller(
+    call: Call, lab: Lab, reader: Reader, started: list[SubmitOptions]
+) -> None:
+    done = call("cancel", lab.runs[3])
+    assert (done.code, done.stdout) == (0, f"{lab.runs[3]}\n")
+    assert reader.run(lab.runs[3]).status == "cancelled"
+    assert [request.status for request in reader.requests(lab.runs[3])] == ["done"]
+    assert started == []
+
+
+def test_a_run_at_work_is_left_to_a_controller(
+    call: Call, lab: Lab, reader: Reader, started: list[SubmitOptions]
+) -> None:
+    assert call("cancel", lab.single).code == 0
+    assert reader.run(lab.single).status == "running"
+    assert [request.status for request in reader.requests(lab.single)] == ["pending"]
+    assert [options.executor for options in started] == ["ray"]
+
+
+@pytest.mark.usefixtures("controller")
+def test_a_living_controller_is_asked(call: Call, lab: Lab, reader: Reader, started: list[SubmitOptions]) -> None:
+    assert call("cancel", lab.runs[3]).code == 0
+    assert reader.run(lab.runs[3]).status == "queued"
+    assert [request.status for request in reader.requests(lab.runs[3])] == ["pending"]
+    assert started == []
+
+
+def test_several_runs_are_cancelled_only_when_meant(
+    call: Call, lab: Lab, reader: Reader, started: list[SubmitOptions], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = call("cancel", lab.runs[3], lab.single)
+    assert refused.code == 2
+    assert "--yes" in refused.stderr
+    monkeypatch.setattr(sys, "stdin", _Terminal("n\n"))
+    assert "nothing cancelled" in call("cancel", lab.runs[3], lab.single).stderr
+    assert reader.requests(lab.single) == []
+    monkeypatch.setattr(sys, "stdin", _Terminal("y\n"))
+    assert call("cancel", lab.runs[3], lab.single).code == 0
+    assert reader.run(lab.runs[3]).status == "cancelled"
+    assert len(reader.requests(lab.single)) == 1
+
+
+def test_what_has_ended_is_not_cancelled(call: Call, lab: Lab, reader: Reader, started: list[SubmitOptions]) -> None:
+    done = call("cancel", lab.runs[0])
+    assert (done.code, done.stdout) == (0, "")
+    assert "have ended already" in done.stderr
+    assert reader.requests(lab.runs[0]) == []
+
+
+def test_retry_asks_for_failed_and_cancelled_runs_alone(
+    call: Call, lab: Lab, reader: Reader, started: list[SubmitOptions]
+) -> None:
+    done = call("retry", "demo")
+    assert (done.code, done.stdout) == (0, f"{lab.runs[2]}\n")
+    assert [request.kind for request in reader.requests(lab.runs[2])] == ["retry"]
+    assert [options.executor for options in started] == ["ray"]
+    nothing = call("retry", lab.runs[0])
+    assert nothing.code == 2
+    assert "these are completed" in nothing.stderr
+
+
+def test_an_unknown_executor_is_bad_input(call: Call, lab: Lab, reader: Reader) -> None:
+    done = call("retry", lab.runs[2], "--executor", "slurm")
+    assert done.code == 2
+    assert "expected one of ray, subprocess, inline" in done.stderr
+    assert reader.requests(lab.runs[2]) == []
+
+
+class _Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True

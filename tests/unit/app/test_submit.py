@@ -1,0 +1,177 @@
+"""`mambalab submit` and `run`: what is checked and printed before anything runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from storage.home import HomePaths
+from storage.queries import Reader
+from workers.jobs.submission import SubmitOptions
+
+if TYPE_CHECKING:
+    from tests.unit.app.conftest import Call
+
+MINE = """
+question = "Why?"
+seeds = [3, 4]
+[metric]
+key = "valid/accuracy"
+direction = "max"
+[baseline.task]
+name = "copying"
+context = 16
+memorize = 4
+[baseline.train]
+steps = 10
+batch_size = 2
+[[axes]]
+key = "model.d_state"
+values = [4, 8]
+"""
+
+
+@pytest.fixture
+def mine(tmp_path: Path) -> Path:
+    """An ablation of two trials and two seeds."""
+    path = tmp_path / "mine.toml"
+    path.write_text(MINE)
+    return path
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[SubmitOptions]:
+    """What controllers would have been started with."""
+    wanted: list[SubmitOptions] = []
+    monkeypatch.setattr("workers.jobs.submission.ensure_controller", lambda paths, options: wanted.append(options))
+    return wanted
+
+
+def test_a_dry_run_prints_the_plan_and_writes_nothing(call: Call, mine: Path, home: HomePaths) -> None:
+    done = call("submit", "mine.toml", "--dry-run")
+    assert done.code == 0
+    header, first, second = (line.split("\t") for line in done.stdout.splitlines())
+    assert header == ["trial", "model.d_state", "seeds", "parameters", "steps", "tokens"]
+    assert first[:3] == ["0", "4", "3,4"]
+    assert first[4:] == ["10", "400"]  # 10 steps of 2 sequences of 16 + 4 tokens
+    assert int(second[3].replace(",", "")) > int(first[3].replace(",", "")) > 10_000
+    assert "2 trials x 2 seeds = 4 runs" in done.stderr
+    assert not home.root.exists()
+
+
+def test_a_dry_run_as_json(call: Call, mine: Path) -> None:
+    plan = call("submit", "mine.toml", "--dry-run", "--json", "--seeds", "3", "--set", "train.steps=20").json
+    assert plan["runs"] == 6
+    assert plan["seeds"] == [0, 1, 2]
+    assert [trial["labels"] for trial in plan["trials"]] == [{"model.d_state": "4"}, {"model.d_state": "8"}]
+    assert plan["trials"][0]["steps"] == 20
+    assert plan["tokens"] == 6 * 20 * 2 * 20
+
+
+def test_submitting_returns_at_once_with_id_and_three_commands(
+    call: Call, mine: Path, home: HomePaths, started: list[SubmitOptions]
+) -> None:
+    done = call("submit", "mine.toml", "--priority", "2", "--name", "other")
+    assert done.code == 0
+    ablation_id = done.stdout.strip()
+    with Reader(home) as reader:
+        ablation = reader.ablation(ablation_id)
+        runs = reader.runs(ablation_id=ablation_id)
+        provenance = reader.provenance(runs[0].id)
+    assert ablation.name == "other"
+    assert [(run.trial_label, run.seed, run.status, run.priority) for run in runs] == [
+        ("4", 3, "queued", 2),
+        ("4", 4, "queued", 2),
+        ("8", 3, "queued", 2),
+        ("8", 4, "queued", 2),
+    ]
+    assert provenance is not None
+    assert [options.executor for options in started] == ["ray"]
+    for words in ("mambalab ui", f"mambalab table {ablation_id}", f"mambalab cancel {ablation_id}"):
+        assert words in done.stderr
+
+
+def test_a_home_that_was_named_is_named_in_the_commands_to_follow(
+    call: Call, mine: Path, tmp_path: Path, started: list[SubmitOptions]
+) -> None:
+    done = call("--home", "else where", "submit", "mine.toml")
+    assert done.code == 0
+    assert (tmp_path / "else where" / "lab.db").is_file()
+    assert "mambalab --home 'else where' ui" in done.stderr
+
+
+def test_submitting_as_json(call: Call, mine: Path, started: list[SubmitOptions]) -> None:
+    submitted = call("submit", "mine.toml", "--json").json
+    assert len(submitted["run_ids"]) == 4
+
+
+def test_a_single_run_is_queued(call: Call, home: HomePaths, started: list[SubmitOptions]) -> None:
+    done = call("run", "--detach", "--set", "task.name=copying", "--seed", "5", "--name", "alone")
+    assert done.code == 0
+    with Reader(home) as reader:
+        run = reader.run(done.stdout.strip())
+    assert (run.name, run.seed, run.status, run.ablation) == ("alone", 5, "queued", None)
+    assert run.config["task.name"] == "copying"
+    assert f"mambalab logs -f {run.id}" in done.stderr
+
+
+def test_a_relative_text_becomes_absolute(
+    call: Call, tmp_path: Path, home: HomePaths, started: list[SubmitOptions]
+) -> None:
+    """Workers run in folders of their own, so a relative path would not be found there."""
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study" / "corpus.txt").write_text("text " * 1000)
+    (tmp_path / "study" / "mine.toml").write_text('[baseline.task]\nname = "text"\npath = "corpus.txt"\nseqlen = 16\n')
+    done = call("submit", "study/mine.toml")
+    assert done.code == 0
+    with Reader(home) as reader:
+        (run,) = reader.runs(ablation_id=done.stdout.strip())
+    assert run.config["task.path"] == str((tmp_path / "study" / "corpus.txt").resolve())
+    assert call("run", "--detach", "--set", "task.name=text", "--set", "task.path=study/corpus.txt").code == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["submit", "mine.toml", "--set", "model.d_sate=8"], "did you mean `baseline.model.d_state`?"),
+        (["submit", "mine.toml", "--set", "model.d_state=many"], "key `baseline.model.d_state`"),
+        (["submit", "mine.toml", "--set", "model.d_state"], "expected KEY=VALUE"),
+        (["submit", "mine.toml", "--seeds", "few"], "expected a count such as 3 or a list"),
+        (["submit", "mine.toml", "--seeds", "0"], "expected a count of at least 1"),
+        (["submit", "mine.toml", "--seeds", "1,1"], "seeds must differ"),
+        (["submit", "mine.toml", "--executor", "slurm"], "expected one of ray, subprocess, inline"),
+        (["submit", "mine.toml", "--name", "No Name"], "--name: key `name`"),
+        (["submit", "mime.toml"], "no such file"),
+        (["submit", "dem"], "Did you mean 'demo'?"),
+        (["submit"], "Missing argument"),
+        (["submit", "mine.toml", "--dry-rum"], "--dry-run"),
+        (["submit", "broken.toml"], "not valid TOML"),
+        (["submit", "empty-axis.toml"], "needs either `values` or `variants`"),
+        (["submit", "doubled.toml"], "are the same run"),
+        (
+            ["submit", "mine.toml", "--set", "task={name='text', path='no.txt'}"],
+            "'no.txt' is neither a file nor a folder",
+        ),
+        (["submit", "mine.toml", "--dry-run", "--set", "task={name='text', path='mine.toml'}"], "too small"),
+        (["run", "--set", "modl.d_state=8"], "unknown key"),
+        (["run", "--seed", "-1"], "of at least 0"),
+        (["task", "show", "copyng"], "copying"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else " ".join(value),
+)
+def test_bad_input_names_what_is_wrong_and_writes_nothing(
+    call: Call, mine: Path, tmp_path: Path, home: HomePaths, words: list[str], told: str
+) -> None:
+    (tmp_path / "broken.toml").write_text("question = why")
+    (tmp_path / "empty-axis.toml").write_text('[[axes]]\nkey = "model.d_state"\nvalues = []\n')
+    doubled = '[[axes]]\nname = "same"\n' + "".join(
+        f'[[axes.variants]]\nlabel = "{label}"\nset = {{ "model.d_state" = 4 }}\n' for label in "ab"
+    )
+    (tmp_path / "doubled.toml").write_text(doubled)
+    done = call(*words)
+    assert done.code == 2
+    assert told in done.stderr
+    assert done.stdout == ""
+    assert not home.root.exists()
