@@ -91,7 +91,7 @@ class Controller:
             began = self._clock.monotonic()
             if self._guarded_round():
                 continue
-            if self.idle_for() >= self._settings.idle_s and not self._work_waits():
+            if not self.watch.active and self.idle_for() >= self._settings.idle_s and not self._work_waits():
                 return Ended.IDLE
             pause = self._settings.poll_s if self.watch.active else self._settings.idle_poll_s
             self._clock.wait(max(pause, LEISURE * (self._clock.monotonic() - began)))
