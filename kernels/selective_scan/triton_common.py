@@ -3,9 +3,10 @@
 On a GPU the transcendental functions are single approximate instructions (relative error below 2**-22, subnormals flushed to zero);
 Triton's interpreter has no inline assembly, so there they are the exact functions. Everything computes in fp32.
 
-Lane layout of the kernels that use `shift_lanes` and its relatives: tensors of shape (32, warps), lane = chunk + chunks * channel.
-The dimension of the lanes comes first: Triton orders dimensions of equal contiguity by index, and only so does a gather along
-the lanes become one shuffle.
+Lane layout of the kernels that use `lane_grid`, `take_lane` and their relatives: two-dimensional tensors of 32 lanes by warps, in the
+order `LANE_AXIS` says, so that a gather along the lanes is one shuffle. Where all dimensions of a pointer are equally
+contiguous Triton must choose which one the lanes run along: up to 3.6 it takes the first, from 3.7 on the last. The other
+choice sends every value through shared memory, with barriers.
 """
 
 import os
@@ -14,6 +15,10 @@ import triton
 import triton.language as tl
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+
+_TRITON_VERSION = tuple(int(part) for part in triton.__version__.split(".")[:2])
+LANE_AXIS = tl.constexpr(0 if _TRITON_VERSION < (3, 7) else 1)
+"""Which dimension of a (lanes, warps) or (warps, lanes) tensor the 32 lanes are."""
 
 LOG2E = tl.constexpr(1.4426950408889634)
 LN2 = tl.constexpr(0.6931471805599453)
@@ -196,9 +201,23 @@ def load_floats(pointers, COUNT: tl.constexpr):
 
 
 @triton.jit
+def lane_grid(WARPS: tl.constexpr):
+    """Return (lane, warp, zero): the indices of every thread and an fp32 zero, all of the shape that LANE_AXIS says."""
+    if LANE_AXIS == 0:
+        zero = tl.zeros((32, WARPS), tl.float32)
+        lane = tl.arange(0, 32)[:, None] + zero.to(tl.int32)
+        warp = tl.arange(0, WARPS)[None, :] + zero.to(tl.int32)
+    else:
+        zero = tl.zeros((WARPS, 32), tl.float32)
+        lane = tl.arange(0, 32)[None, :] + zero.to(tl.int32)
+        warp = tl.arange(0, WARPS)[:, None] + zero.to(tl.int32)
+    return lane, warp, zero
+
+
+@triton.jit
 def take_lane(x, index):
-    """x[index[i], w] at [i, w]: one shuffle when `index` stays within the warp's 32 lanes."""
-    return tl.gather(x, index, axis=0)
+    """The value of x in lane `index` of the same warp: one shuffle."""
+    return tl.gather(x, index, axis=LANE_AXIS)
 
 
 @triton.jit
@@ -210,4 +229,4 @@ def exchange_add(first, second, lane, DISTANCE: tl.constexpr):
     upper = (lane & DISTANCE) != 0
     keep = tl.where(upper, second, first)
     send = tl.where(upper, first, second)
-    return keep + tl.gather(send, lane ^ DISTANCE, axis=0)
+    return keep + take_lane(send, lane ^ DISTANCE)

@@ -6,7 +6,7 @@ own piece from a zero state, the pieces are joined over the lanes by log2(BLOCKS
 sum of dt each, and the thread replays its piece from the state that truly enters it. The derivation, the choice of tile sizes and
 the numerics are in README.md.
 
-Legend: program ids are (channel block, batch, split of the sequence); tensors are (32 lanes, WARPS), lane = block + BLOCKS * channel
+Legend: program ids are (channel block, batch, split of the sequence); tensors are a `lane_grid`, lane = block + BLOCKS * channel
 group; a thread holds STEPS x CHANNELS elements; a tile is BLOCKS * STEPS time steps.
 """
 
@@ -16,6 +16,7 @@ import triton.language as tl
 from kernels.selective_scan.triton_common import (
     LOG2E,
     ex2,
+    lane_grid,
     load_channels,
     load_floats,
     prefetch_l1,
@@ -41,7 +42,9 @@ def state_floats(pointer, d, COUNT: tl.constexpr, D_STATE: tl.constexpr, ALIGNED
 
 
 @triton.jit
-def fetch_rows(pointer, first, last, th, STRIDE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, THREADS: tl.constexpr):
+def fetch_rows(
+    pointer, first, last, th, STRIDE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, THREADS: tl.constexpr
+):
     """Prefetch ROWS rows of COLUMNS elements from row `first` of `pointer`, never beyond row `last`."""
     BYTES: tl.constexpr = pointer.dtype.element_ty.primitive_bitwidth // 8
     SECTOR: tl.constexpr = 32 // BYTES
@@ -119,9 +122,7 @@ def scan_kernel(
     batch = tl.program_id(1).to(tl.int64)
     split = tl.program_id(2)
     splits = tl.num_programs(2)
-    zero = tl.zeros((32, WARPS), tl.float32)
-    lane = tl.arange(0, 32)[:, None] + zero.to(tl.int32)
-    warp = tl.arange(0, WARPS)[None, :] + zero.to(tl.int32)
+    lane, warp, zero = lane_grid(WARPS)
     block = lane % BLOCKS
     row0 = lane - block
     first = block == 0
@@ -317,10 +318,14 @@ def scan_kernel(
                         time = (start + t0 + i).to(tl.int64) + block * STEPS
                         if not B_CONSTANT:
                             at = B_ptr + batch * b_stride_batch + time * b_stride_time + group * b_stride_group
-                            Bs = Bs + (tl.load(at + (base + n) * b_stride_state, mask=left > i, other=0.0).to(tl.float32),)
+                            Bs = Bs + (
+                                tl.load(at + (base + n) * b_stride_state, mask=left > i, other=0.0).to(tl.float32),
+                            )
                         if not C_CONSTANT and PHASE != 1:
                             at = C_ptr + batch * c_stride_batch + time * c_stride_time + group * c_stride_group
-                            Cs = Cs + (tl.load(at + (base + n) * c_stride_state, mask=left > i, other=0.0).to(tl.float32),)
+                            Cs = Cs + (
+                                tl.load(at + (base + n) * c_stride_state, mask=left > i, other=0.0).to(tl.float32),
+                            )
                 ys_n = ()
                 for c in tl.static_range(CHANNELS):
                     a = rates[c * STATES + n] * LOG2E
