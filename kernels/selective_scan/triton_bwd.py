@@ -1,0 +1,530 @@
+"""The main Triton kernel of the backward selective scan.
+
+One program walks the tiles (32 time steps each) of one chunk of the sequence from its end, for WARPS * 8 * CHANNELS channels. The
+derivation, the layout and the numerics are in README.md.
+
+Legend: program id = (batch * chunks + chunk) * blocks + block of channels; every tensor has one element per thread; within a warp
+lane = 16 * (channel group // 4) + 4 * piece + channel group % 4, where a piece is one of the 4 runs of STEPS = 8 time steps of a
+tile and a channel group is CHANNELS neighbouring channels: a thread holds STEPS x CHANNELS elements in registers.
+"""
+
+import triton
+import triton.language as tl
+
+from kernels.selective_scan.triton_common import LN2, ex2, prefetch_l1, prefetch_l2, sigmoid, softplus
+from kernels.selective_scan.triton_lanes import (
+    lane_down,
+    lane_flip,
+    lane_up,
+    load_quad,
+    load_quad_constant,
+    load_row,
+    quad_sums,
+    store_quad,
+    store_row,
+)
+
+TILE = tl.constexpr(32)
+STEPS = tl.constexpr(8)
+CLOSED = tl.constexpr(-1e30)  # an exponent that makes a decay zero, whatever the sign of A
+
+
+@triton.jit
+def fetch(pointer, row_stride, thread, ROWS: tl.constexpr, COLUMNS: tl.constexpr, THREADS: tl.constexpr, LEVEL: tl.constexpr):
+    """Prefetch ROWS rows of COLUMNS elements; every address must be inside the tensor."""
+    SECTOR: tl.constexpr = 256 // pointer.dtype.element_ty.primitive_bitwidth
+    SECTORS: tl.constexpr = (COLUMNS + SECTOR - 1) // SECTOR
+    for i in tl.static_range((ROWS * SECTORS + THREADS - 1) // THREADS):
+        sector = tl.minimum(thread + i * THREADS, ROWS * SECTORS - 1)
+        address = pointer + (sector // SECTORS) * row_stride + (sector % SECTORS) * SECTOR
+        if LEVEL == 1:
+            prefetch_l1(address)
+        else:
+            prefetch_l2(address)
+
+
+@triton.jit
+def by_channel(values, CHANNELS: tl.constexpr):
+    """Reorder a tuple accumulated channel by channel in descending time to ascending time, channels innermost."""
+    out = ()
+    for i in tl.static_range(STEPS):
+        for c in tl.static_range(CHANNELS):
+            out = out + (values[c * STEPS + STEPS - 1 - i],)
+    return out
+
+
+@triton.jit
+def add_partials(scratch, part, thread, first_state, D_STATE: tl.constexpr, BLOCK: tl.constexpr, WARPS: tl.constexpr):
+    """Sum what the warps of this program left in `scratch`, (WARPS, 2, BLOCK, TILE), in the order of the warps, into `part`."""
+    QUADS: tl.constexpr = 2 * BLOCK * TILE // 4
+    for i in tl.static_range((QUADS + 32 * WARPS - 1) // (32 * WARPS)):
+        quad = thread + i * (32 * WARPS)
+        inside = quad < QUADS
+        source = tl.minimum(quad, QUADS - 1)
+        total = load_quad(scratch + source * 4)
+        for w in tl.static_range(1, WARPS):
+            more = load_quad(scratch + w * (2 * BLOCK * TILE) + source * 4)
+            total = (total[0] + more[0], total[1] + more[1], total[2] + more[2], total[3] + more[3])
+        kind = source // (BLOCK * (TILE // 4))
+        state = first_state + source // (TILE // 4) % BLOCK
+        target = part + (kind * D_STATE + state) * TILE + source % (TILE // 4) * 4
+        store_quad(target, total, inside & (state < D_STATE))
+
+
+@triton.jit(
+    do_not_specialize=[
+        "seqlen",
+        "tiles",
+        "chunks",
+        "chunk_tiles",
+        "x_batch",
+        "x_time",
+        "x_channel",
+        "dt_batch",
+        "dt_time",
+        "dt_channel",
+        "z_batch",
+        "z_time",
+        "z_channel",
+        "dy_batch",
+        "dy_time",
+        "dy_channel",
+        "reset_batch",
+        "reset_time",
+    ]
+)
+def scan_backward_kernel(
+    x_ptr,
+    dt_ptr,
+    z_ptr,
+    dy_ptr,
+    A_ptr,
+    BC_ptr,
+    B_ptr,
+    C_ptr,
+    D_ptr,
+    bias_ptr,
+    reset_ptr,
+    checkpoint_ptr,
+    carry_ptr,
+    dx_ptr,
+    ddt_ptr,
+    dz_ptr,
+    dA_ptr,
+    dB_ptr,
+    dC_ptr,
+    dD_ptr,
+    dbias_ptr,
+    part_ptr,
+    scratch_ptr,
+    seqlen,
+    tiles,
+    chunks,
+    chunk_tiles,
+    x_batch,
+    x_time,
+    x_channel,
+    dt_batch,
+    dt_time,
+    dt_channel,
+    z_batch,
+    z_time,
+    z_channel,
+    dy_batch,
+    dy_time,
+    dy_channel,
+    reset_batch,
+    reset_time,
+    ROW_X: tl.constexpr,
+    ROW_DT: tl.constexpr,
+    ROW_Z: tl.constexpr,
+    ROW_DY: tl.constexpr,
+    D_INNER: tl.constexpr,
+    D_STATE: tl.constexpr,
+    GROUPS: tl.constexpr,
+    SOFTPLUS: tl.constexpr,
+    DT_CONSTANT: tl.constexpr,
+    BLOCK: tl.constexpr,
+    WARPS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    PAIRS: tl.constexpr,
+    MASKED: tl.constexpr,
+    EXACT: tl.constexpr,
+    CARRIED: tl.constexpr,
+    PREFETCH: tl.constexpr,
+):
+    HAS_Z: tl.constexpr = z_ptr is not None
+    HAS_RESET: tl.constexpr = reset_ptr is not None
+    B_CONSTANT: tl.constexpr = B_ptr is not None
+    C_CONSTANT: tl.constexpr = C_ptr is not None
+    UNIT: tl.constexpr = 2 if PAIRS else 1
+    R: tl.constexpr = STEPS
+    SPAN: tl.constexpr = 8 * WARPS * CHANNELS
+    GROUP_SIZE: tl.constexpr = D_INNER // GROUPS
+    BLOCKS: tl.constexpr = GROUPS * ((GROUP_SIZE + SPAN - 1) // SPAN)
+    THREADS: tl.constexpr = 32 * WARPS
+    pid = tl.program_id(0)
+    block = pid % BLOCKS
+    place = (pid // BLOCKS).to(tl.int64)
+    chunk = pid // BLOCKS % chunks
+    b = place // chunks
+    group = block // (BLOCKS // GROUPS)
+    thread = tl.arange(0, THREADS)
+    lane = thread & 31
+    piece = (lane >> 2) & 3
+    local = (block % (BLOCKS // GROUPS)) * SPAN + ((thread >> 5) * 8 + (lane >> 4) * 4 + (lane & 3)) * CHANNELS
+    d = group * GROUP_SIZE + local
+    t_lane = piece * R
+    zero = tl.zeros((THREADS,), tl.float32)
+    channel_mask = ()
+    for c in tl.static_range(CHANNELS):
+        channel_mask = channel_mask + (local + c < GROUP_SIZE,)
+
+    # Offsets of the thread's first element within a tile. Rows with a constant stride get immediate addresses.
+    row_x = ROW_X if ROW_X > 0 else x_time
+    row_dt = ROW_DT if ROW_DT > 0 else dt_time
+    row_z = ROW_Z if ROW_Z > 0 else z_time
+    row_dy = ROW_DY if ROW_DY > 0 else dy_time
+    if PAIRS:
+        at_x = t_lane * (ROW_X // 2) + d // 2
+        at_dt = t_lane * (ROW_DT // 2) + d // 2
+        at_z = t_lane * (ROW_Z // 2) + d // 2
+        at_dy = t_lane * (ROW_DY // 2) + d // 2
+    else:
+        wide = d.to(tl.int64)
+        at_x = t_lane * row_x + wide * x_channel
+        at_dt = t_lane * row_dt + wide * dt_channel
+        at_z = t_lane * row_z + wide * z_channel
+        at_dy = t_lane * row_dy + wide * dy_channel
+    at_out = t_lane * (D_INNER // UNIT) + d // UNIT
+    at_d = d // UNIT
+
+    # Per-program bases.
+    x_ptr += b * x_batch
+    dt_ptr += b * dt_batch
+    dy_ptr += b * dy_batch
+    dx_ptr += b * seqlen * D_INNER
+    ddt_ptr += b * seqlen * D_INNER
+    if HAS_Z:
+        z_ptr += b * z_batch
+        dz_ptr += b * seqlen * D_INNER
+    if HAS_RESET:
+        reset_ptr += b * reset_batch
+    BC_ptr += (b * GROUPS + group) * tiles * (2 * D_STATE * TILE)
+    checkpoint_ptr += b * tiles * (D_STATE * D_INNER)
+    carry_ptr += place * (D_STATE * D_INNER)
+    sums = place * (D_STATE * 4 * D_INNER)
+    at_sum = piece * (D_INNER // UNIT) + d // UNIT
+    dA_ptr += sums
+    part_ptr += (b * BLOCKS + block) * tiles * (2 * D_STATE * TILE)
+    scratch_ptr += pid.to(tl.int64) * (2 * WARPS * 2 * BLOCK * TILE)
+    kind = (lane >> 1) & 1
+    at_scratch = ((thread >> 5) * 2 + kind) * (BLOCK * TILE) + t_lane + (lane & 1) * 4
+
+    skip = ()
+    bias = ()
+    step_constant = ()
+    dD = ()
+    dbias = ()
+    zeros = ()
+    for c in tl.static_range(CHANNELS):
+        zeros = zeros + (zero,)
+        dD = dD + (zero,)
+        dbias = dbias + (zero,)
+        if D_ptr is not None:
+            skip = skip + (tl.load(D_ptr + d + c, mask=channel_mask[c], other=0.0),)
+        else:
+            skip = skip + (zero,)
+        if bias_ptr is not None:
+            bias = bias + (tl.load(bias_ptr + d + c, mask=channel_mask[c], other=0.0),)
+        else:
+            bias = bias + (zero,)
+        if DT_CONSTANT:
+            step = tl.load(dt_ptr + d + c, mask=channel_mask[c], other=0.0).to(tl.float32) + bias[c]
+            step_constant = step_constant + (softplus(step) if SOFTPLUS else step,)
+    for n in range(D_STATE):
+        store_row(dA_ptr + n * (4 * D_INNER), at_sum, zeros, channel_mask, CHANNELS, PAIRS, MASKED)
+        if B_CONSTANT:
+            store_row(dB_ptr + sums + n * (4 * D_INNER), at_sum, zeros, channel_mask, CHANNELS, PAIRS, MASKED)
+        if C_CONSTANT:
+            store_row(dC_ptr + sums + n * (4 * D_INNER), at_sum, zeros, channel_mask, CHANNELS, PAIRS, MASKED)
+        if not CARRIED:
+            first_piece = ()
+            for c in tl.static_range(CHANNELS):
+                first_piece = first_piece + (channel_mask[c] & (piece == 0),)
+            store_row(carry_ptr + n * D_INNER, at_d, zeros, first_piece, CHANNELS, PAIRS, True)
+    tl.debug_barrier()
+    # Exponents that close the first and last pieces' lanes: nothing comes from beyond the tile but the carries.
+    open_up0 = tl.where(piece >= 1, 0.0, CLOSED)
+    open_up1 = tl.where(piece >= 2, 0.0, CLOSED)
+    open_down0 = tl.where(piece <= 2, 0.0, CLOSED)
+    open_down1 = tl.where(piece <= 1, 0.0, CLOSED)
+
+    parity = 0
+    count = tl.minimum(chunk_tiles, tiles - chunk * chunk_tiles)
+    for k in range(count):
+        tile = (chunk * chunk_tiles + count - 1 - k).to(tl.int64)
+        t0 = tile * TILE
+        dts = ()
+        dus = ()
+        dys = ()
+        totals = zeros
+        cut = ()
+        if HAS_RESET:
+            closed = zero
+            for i in tl.static_range(R):
+                moment = t0 + t_lane + i
+                flag = tl.load(reset_ptr + moment * reset_time, mask=moment < seqlen, other=0)
+                cut = cut + (tl.where(flag != 0, CLOSED, 0.0),)
+                closed = closed + cut[i]
+            before = lane_up(closed, 4)
+            after = lane_down(closed, 4)
+            up0 = open_up0 + before
+            up1 = open_up1 + before + lane_up(before, 4)
+            down0 = open_down0 + after
+            down1 = open_down1 + after + lane_down(after, 4)
+        else:
+            up0 = open_up0
+            up1 = open_up1
+            down0 = open_down0
+            down1 = open_down1
+        for i in tl.static_range(R):
+            mask = channel_mask
+            if MASKED:
+                mask = ()
+                for c in tl.static_range(CHANNELS):
+                    mask = mask + (channel_mask[c] & (t0 + t_lane + i < seqlen),)
+            xs = load_row(x_ptr + t0 * row_x, at_x + i * (row_x // UNIT), mask, x_channel, CHANNELS, PAIRS, MASKED)
+            gs = load_row(dy_ptr + t0 * row_dy, at_dy + i * (row_dy // UNIT), mask, dy_channel, CHANNELS, PAIRS, MASKED)
+            if HAS_Z:
+                zs = load_row(z_ptr + t0 * row_z, at_z + i * (row_z // UNIT), mask, z_channel, CHANNELS, PAIRS, MASKED)
+            if not DT_CONSTANT:
+                raw = load_row(dt_ptr + t0 * row_dt, at_dt + i * (row_dt // UNIT), mask, dt_channel, CHANNELS, PAIRS, MASKED)
+            grown = ()
+            for c in tl.static_range(CHANNELS):
+                if DT_CONSTANT:
+                    step = step_constant[c]
+                else:
+                    step = raw[c] + bias[c]
+                    if SOFTPLUS:
+                        step = softplus(step)
+                if MASKED:  # a step of zero length leaves the state as it is
+                    step = tl.where(mask[c], step, 0.0)
+                dts = dts + (step,)
+                dus = dus + (step * xs[c],)
+                if HAS_Z:
+                    dys = dys + (gs[c] * (zs[c] * sigmoid(zs[c])),)
+                else:
+                    dys = dys + (gs[c],)
+                grown = grown + (totals[c] + step,)
+            totals = grown
+
+        # Time spans of the lane scans: of the piece before (after), and of the two before (after).
+        span_up = ()
+        span_down = ()
+        for c in tl.static_range(CHANNELS):
+            one_up = lane_up(totals[c], 4)
+            one_down = lane_down(totals[c], 4)
+            span_up = span_up + (one_up, one_up + lane_up(one_up, 4))
+            span_down = span_down + (one_down, one_down + lane_down(one_down, 4))
+
+        if PREFETCH > 0:
+            earlier = tl.maximum(tile - 1, 0)
+            first = (block % (BLOCKS // GROUPS)) * SPAN + group * GROUP_SIZE
+            fetch(BC_ptr + earlier * (2 * D_STATE * TILE), 0, thread, 1, 2 * D_STATE * TILE, THREADS, PREFETCH)
+            fetch(checkpoint_ptr + earlier * (D_STATE * D_INNER) + first, D_INNER, thread, D_STATE, SPAN, THREADS, PREFETCH)
+            fetch(x_ptr + earlier * (TILE * ROW_X) + first, ROW_X, thread, TILE, SPAN, THREADS, PREFETCH)
+            fetch(dy_ptr + earlier * (TILE * ROW_DY) + first, ROW_DY, thread, TILE, SPAN, THREADS, PREFETCH)
+            if HAS_Z:
+                fetch(z_ptr + earlier * (TILE * ROW_Z) + first, ROW_Z, thread, TILE, SPAN, THREADS, PREFETCH)
+            if not DT_CONSTANT:
+                fetch(dt_ptr + earlier * (TILE * ROW_DT) + first, ROW_DT, thread, TILE, SPAN, THREADS, PREFETCH)
+
+        ys = ()
+        s1 = ()
+        s2 = ()
+        for i in tl.static_range(R * CHANNELS):
+            ys = ys + (zero,)
+            s1 = s1 + (zero,)
+            s2 = s2 + (zero,)
+        entering = checkpoint_ptr + tile * (D_STATE * D_INNER)
+        BC_tile = BC_ptr + tile * (2 * D_STATE * TILE) + t_lane
+        for n_first in range(0, D_STATE, BLOCK):
+            a_now = load_row(A_ptr + n_first * D_INNER, at_d, channel_mask, 1, CHANNELS, PAIRS, MASKED)
+            h_now = load_row(entering + n_first * D_INNER, at_d, channel_mask, 1, CHANNELS, PAIRS, MASKED)
+            for n in range(n_first, n_first + BLOCK if D_STATE % BLOCK == 0 else tl.minimum(n_first + BLOCK, D_STATE)):
+                if not B_CONSTANT:
+                    Bs = load_quad_constant(BC_tile + n * (2 * TILE)) + load_quad_constant(BC_tile + n * (2 * TILE) + 4)
+                else:
+                    B_row = load_row(B_ptr + n * D_INNER, at_d, channel_mask, 1, CHANNELS, PAIRS, MASKED)
+                    dB_old = load_row(dB_ptr + sums + n * (4 * D_INNER), at_sum, channel_mask, 1, CHANNELS, PAIRS, MASKED)
+                if not C_CONSTANT:
+                    Cs = load_quad_constant(BC_tile + n * (2 * TILE) + TILE) + load_quad_constant(
+                        BC_tile + n * (2 * TILE) + TILE + 4
+                    )
+                else:
+                    C_row = load_row(C_ptr + n * D_INNER, at_d, channel_mask, 1, CHANNELS, PAIRS, MASKED)
+                    dC_old = load_row(dC_ptr + sums + n * (4 * D_INNER), at_sum, channel_mask, 1, CHANNELS, PAIRS, MASKED)
+                # One state ahead, so that the latency falls under this state's arithmetic.
+                n_next = tl.minimum(n + 1, D_STATE - 1)
+                a_next = load_row(A_ptr + n_next * D_INNER, at_d, channel_mask, 1, CHANNELS, PAIRS, MASKED)
+                h_next = load_row(entering + n_next * D_INNER, at_d, channel_mask, 1, CHANNELS, PAIRS, MASKED)
+                g_late = load_row(carry_ptr + n * D_INNER, at_d, channel_mask, 1, CHANNELS, PAIRS, MASKED)
+                dA_old = load_row(dA_ptr + n * (4 * D_INNER), at_sum, channel_mask, 1, CHANNELS, PAIRS, MASKED)
+                dA_new = ()
+                dB_new = ()
+                dC_new = ()
+                g_early = ()
+                dBs = ()
+                dCs = ()
+                ys_c = ()
+                s1_c = ()
+                s2_c = ()
+                for i in tl.static_range(R):
+                    dBs = dBs + (zero,)
+                    dCs = dCs + (zero,)
+                for c in tl.static_range(CHANNELS):
+                    rate = a_now[c]
+                    a = ()
+                    u = ()
+                    q = ()
+                    for i in tl.static_range(R):
+                        if HAS_RESET:
+                            a = a + (ex2(dts[i * CHANNELS + c] * rate + cut[i]),)
+                        else:
+                            a = a + (ex2(dts[i * CHANNELS + c] * rate),)
+                        u = u + (dus[i * CHANNELS + c] * (B_row[c] if B_CONSTANT else Bs[i]),)
+                        q = q + (dys[i * CHANNELS + c] * (C_row[c] if C_CONSTANT else Cs[i]),)
+                    # The piece on its own: its last state from zero, and the gradient that leaves it towards the past.
+                    h = u[0]
+                    g = q[R - 1]
+                    for i in tl.static_range(1, R):
+                        h = a[i] * h + u[i]
+                        g = a[R - i] * g + q[R - 1 - i]
+                    g = g * a[0]
+                    # Join the four pieces: what enters each from the past, and from the future.
+                    h = tl.where(piece == 0, h_now[c], lane_up(h, 4))
+                    g = tl.where(piece == 3, g_late[c], lane_down(g, 4))
+                    h = h + ex2(rate * span_up[2 * c] + up0) * lane_up(h, 4)
+                    g = g + ex2(rate * span_down[2 * c] + down0) * lane_down(g, 4)
+                    h = h + ex2(rate * span_up[2 * c + 1] + up1) * lane_up(h, 8)
+                    g = g + ex2(rate * span_down[2 * c + 1] + down1) * lane_down(g, 8)
+                    states = ()
+                    for i in tl.static_range(R):
+                        h = a[i] * h + u[i]
+                        states = states + (h,)
+                    dA_sum = zero
+                    dB_sum = zero
+                    dC_sum = zero
+                    dBs_c = ()
+                    dCs_c = ()
+                    for back in tl.static_range(R):
+                        G = q[R - 1 - back] + g  # the gradient of state i
+                        r = G * (states[R - 1 - back] - u[R - 1 - back])  # times a[R - 1 - back] h[i - 1]
+                        dA_sum += r * dts[(R - 1 - back) * CHANNELS + c]
+                        s1_c = s1_c + (s1[(R - 1 - back) * CHANNELS + c] + G * (B_row[c] if B_CONSTANT else Bs[R - 1 - back]),)
+                        s2_c = s2_c + (s2[(R - 1 - back) * CHANNELS + c] + r * rate,)
+                        if HAS_Z:
+                            ys_c = ys_c + (ys[(R - 1 - back) * CHANNELS + c] + states[R - 1 - back] * (C_row[c] if C_CONSTANT else Cs[R - 1 - back]),)
+                        if B_CONSTANT:
+                            dB_sum += G * dus[(R - 1 - back) * CHANNELS + c]
+                            dBs_c = dBs_c + (zero,)
+                        else:
+                            dBs_c = dBs_c + (dBs[back] + G * dus[(R - 1 - back) * CHANNELS + c],)
+                        if C_CONSTANT:
+                            dC_sum += states[R - 1 - back] * dys[(R - 1 - back) * CHANNELS + c]
+                            dCs_c = dCs_c + (zero,)
+                        else:
+                            dCs_c = dCs_c + (dCs[back] + states[R - 1 - back] * dys[(R - 1 - back) * CHANNELS + c],)
+                        g = G * a[R - 1 - back]
+                    dBs = dBs_c
+                    dCs = dCs_c
+                    g_early = g_early + (g,)
+                    dA_new = dA_new + (dA_old[c] + dA_sum,)
+                    if B_CONSTANT:
+                        dB_new = dB_new + (dB_old[c] + dB_sum,)
+                    if C_CONSTANT:
+                        dC_new = dC_new + (dC_old[c] + dC_sum,)
+                s1 = by_channel(s1_c, CHANNELS)
+                s2 = by_channel(s2_c, CHANNELS)
+                if HAS_Z:
+                    ys = by_channel(ys_c, CHANNELS)
+                store_row(dA_ptr + n * (4 * D_INNER), at_sum, dA_new, channel_mask, CHANNELS, PAIRS, MASKED)
+                if B_CONSTANT:
+                    store_row(dB_ptr + sums + n * (4 * D_INNER), at_sum, dB_new, channel_mask, CHANNELS, PAIRS, MASKED)
+                if C_CONSTANT:
+                    store_row(dC_ptr + sums + n * (4 * D_INNER), at_sum, dC_new, channel_mask, CHANNELS, PAIRS, MASKED)
+                first_piece = ()
+                for c in tl.static_range(CHANNELS):
+                    first_piece = first_piece + (channel_mask[c] & (piece == 0),)
+                store_row(carry_ptr + n * D_INNER, at_d, g_early, first_piece, CHANNELS, PAIRS, True)
+                a_now = a_next
+                h_now = h_next
+                if not (B_CONSTANT and C_CONSTANT):
+                    values = ()
+                    for i in tl.static_range(R):
+                        values = values + (dBs[R - 1 - i],)
+                    for i in tl.static_range(R):
+                        values = values + (dCs[R - 1 - i],)
+                    mine = quad_sums(values, lane, EXACT)
+                    both = ()
+                    for i in tl.static_range(4):
+                        both = both + (mine[i] + lane_flip(mine[i], 16),)
+                    slot = parity * (WARPS * 2 * BLOCK * TILE) + (n - n_first) * TILE
+                    store_quad(scratch_ptr + slot + at_scratch, both, lane < 16)
+            if not (B_CONSTANT and C_CONSTANT):
+                tl.debug_barrier()
+                half = scratch_ptr + parity * (WARPS * 2 * BLOCK * TILE)
+                add_partials(half, part_ptr + tile * (2 * D_STATE * TILE), thread, n_first, D_STATE, BLOCK, WARPS)
+                parity = 1 - parity
+
+        for i in tl.static_range(R):
+            mask = channel_mask
+            if MASKED:
+                mask = ()
+                for c in tl.static_range(CHANNELS):
+                    mask = mask + (channel_mask[c] & (t0 + t_lane + i < seqlen),)
+            xs = load_row(x_ptr + t0 * row_x, at_x + i * (row_x // UNIT), mask, x_channel, CHANNELS, PAIRS, MASKED)
+            gs = load_row(dy_ptr + t0 * row_dy, at_dy + i * (row_dy // UNIT), mask, dy_channel, CHANNELS, PAIRS, MASKED)
+            if HAS_Z:
+                zs = load_row(z_ptr + t0 * row_z, at_z + i * (row_z // UNIT), mask, z_channel, CHANNELS, PAIRS, MASKED)
+            dxs = ()
+            ddts = ()
+            dzs = ()
+            dD_next = ()
+            dbias_next = ()
+            for c in tl.static_range(CHANNELS):
+                dxs = dxs + (dys[i * CHANNELS + c] * skip[c] + s1[i * CHANNELS + c] * dts[i * CHANNELS + c],)
+                change = s1[i * CHANNELS + c] * xs[c] + s2[i * CHANNELS + c] * LN2
+                if SOFTPLUS:  # the sigmoid of dt before softplus, from what softplus made of it
+                    step = dts[i * CHANNELS + c]
+                    series = 0.16666667 + step * (-0.04166667 + step * 0.00833333)
+                    small = step * (1.0 + step * (-0.5 + step * series))
+                    change = change * tl.where(step < 0.0625, small, 1.0 - ex2(step * (-1.0 / LN2)))
+                ddts = ddts + (change,)
+                if HAS_Z:
+                    gate = sigmoid(zs[c])
+                    pre = ys[i * CHANNELS + c] + skip[c] * xs[c]
+                    dzs = dzs + (gs[c] * pre * gate * (1.0 + zs[c] * (1.0 - gate)),)
+                dD_next = dD_next + (dD[c] + dys[i * CHANNELS + c] * xs[c],)
+                if MASKED:
+                    dbias_next = dbias_next + (dbias[c] + tl.where(mask[c], change, 0.0),)
+                else:
+                    dbias_next = dbias_next + (dbias[c] + change,)
+            dD = dD_next
+            dbias = dbias_next
+            row = i * (D_INNER // UNIT)
+            store_row(dx_ptr + t0 * D_INNER, at_out + row, dxs, mask, CHANNELS, PAIRS, MASKED)
+            if not DT_CONSTANT:
+                store_row(ddt_ptr + t0 * D_INNER, at_out + row, ddts, mask, CHANNELS, PAIRS, MASKED)
+            if HAS_Z:
+                store_row(dz_ptr + t0 * D_INNER, at_out + row, dzs, mask, CHANNELS, PAIRS, MASKED)
+
+    for c in tl.static_range(CHANNELS):
+        skip_sum = dD[c] + lane_flip(dD[c], 4)
+        skip_sum = skip_sum + lane_flip(skip_sum, 8)
+        bias_sum = dbias[c] + lane_flip(dbias[c], 4)
+        bias_sum = bias_sum + lane_flip(bias_sum, 8)
+        inside = channel_mask[c] & (piece == 0)
+        tl.store(dD_ptr + place * D_INNER + d + c, skip_sum, mask=inside)
+        tl.store(dbias_ptr + place * D_INNER + d + c, bias_sum, mask=inside)
