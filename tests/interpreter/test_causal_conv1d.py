@@ -69,7 +69,7 @@ def test_gradient_through_one_output_alone(width: int, output: str) -> None:
     for implementation in ("triton", "reference"):
         leaves = {name: tensor.clone() for name, tensor in sizes.tensors.items()}
         wanted = [leaves[name].requires_grad_() for name in ("x", "initial_state")]
-        result = causal_conv1d(**leaves, activation="silu", implementation=implementation)  # type: ignore[arg-type]
+        result = causal_conv1d(**leaves, activation="silu", implementation=implementation)
         gradients.append(torch.autograd.grad(getattr(result, output).square().sum(), wanted))
     torch.testing.assert_close(*gradients)
 
@@ -109,3 +109,16 @@ def test_opcheck_of_the_decode_step() -> None:
     tensors = causal_conv1d_update_problem({"batch": 2, "d": 5, "width": 4}, torch.float32, "cpu").tensors
     arguments = tuple(tensors[name] for name in ("state", "x", "weight", "bias"))
     torch.library.opcheck(torch.ops.mambalab.causal_conv1d_update.default, (*arguments, True))
+
+
+def test_compiles_into_one_graph() -> None:
+    tensors = problem(4, initial_state=True).tensors
+    leaves = {name: tensor.requires_grad_() for name, tensor in tensors.items()}
+
+    def loss(**arguments: torch.Tensor) -> torch.Tensor:
+        result = causal_conv1d(**arguments, activation="silu", implementation="triton")
+        return result.y.square().sum() + result.final_state.sum()
+
+    compiled = torch.compile(loss, backend="aot_eager", fullgraph=True)
+    expected = torch.autograd.grad(loss(**leaves), list(leaves.values()))
+    torch.testing.assert_close(torch.autograd.grad(compiled(**leaves), list(leaves.values())), expected)

@@ -72,9 +72,8 @@ def test_gradient_through_one_output_alone(residual: bool, output: str) -> None:
 def test_half_precision_residual_gets_its_own_dtype_back() -> None:
     x, weight = torch.randn(3, 8, requires_grad=True), torch.randn(8, requires_grad=True)
     residual = torch.randn(3, 8, dtype=torch.float16, requires_grad=True)
-    rms_norm(x, weight, residual=residual, implementation="triton").y.sum().backward()
-    assert residual.grad is not None
-    assert residual.grad.dtype == torch.float16
+    total = rms_norm(x, weight, residual=residual, implementation="triton").y.sum()
+    assert torch.autograd.grad(total, residual)[0].dtype == torch.float16
 
 
 def test_rows_that_are_too_long_are_refused() -> None:
@@ -92,3 +91,16 @@ def test_opcheck(residual: bool) -> None:
     leaves = {name: tensor.requires_grad_() for name, tensor in problem(6, residual=residual).tensors.items()}
     arguments = (leaves["x"], leaves["weight"], leaves.get("residual"), 1e-5)
     torch.library.opcheck(torch.ops.mambalab.rms_norm.default, arguments)
+
+
+@pytest.mark.parametrize("residual", [False, True], ids=["alone", "residual"])
+def test_compiles_into_one_graph(residual: bool) -> None:
+    leaves = {name: tensor.requires_grad_() for name, tensor in problem(6, residual=residual).tensors.items()}
+
+    def loss(**arguments: torch.Tensor) -> torch.Tensor:
+        result = rms_norm(**arguments, implementation="triton")  # type: ignore[arg-type]
+        return result.y.square().sum() + result.residual.sum()
+
+    compiled = torch.compile(loss, backend="aot_eager", fullgraph=True)
+    expected = torch.autograd.grad(loss(**leaves), list(leaves.values()))
+    torch.testing.assert_close(torch.autograd.grad(compiled(**leaves), list(leaves.values())), expected)

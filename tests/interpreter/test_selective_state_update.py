@@ -73,7 +73,7 @@ def test_softplus_keeps_small_steps_exact(raw: float) -> None:
         "state": torch.zeros_like(tensors["state"]),
     }
     one |= {"dt_bias": torch.zeros_like(tensors["dt_bias"])}
-    selective_state_update(**one, dt_softplus=True, implementation="triton")  # type: ignore[arg-type]
+    selective_state_update(**one, dt_softplus=True, implementation="triton")
     expected = torch.nn.functional.softplus(torch.tensor(raw, dtype=torch.float64), threshold=40)
     torch.testing.assert_close(one["state"].double(), expected.expand(3, 6, 5), rtol=1e-6, atol=0)
 
@@ -93,3 +93,15 @@ def test_opcheck() -> None:
     tensors = problem().tensors
     names = ("state", "x", "dt", "A", "B", "C", "D", "z", "dt_bias")
     torch.library.opcheck(torch.ops.mambalab.selective_state_update.default, (*(tensors[name] for name in names), True))
+
+
+def test_compiles_into_one_graph() -> None:
+    tensors = problem().tensors
+    expected = {name: tensor.clone() for name, tensor in tensors.items()}
+
+    def step(**arguments: torch.Tensor) -> torch.Tensor:
+        return selective_state_update(**arguments, dt_softplus=True, implementation="triton")
+
+    y = torch.compile(step, backend="aot_eager", fullgraph=True)(**tensors)
+    torch.testing.assert_close(y, step(**expected))
+    torch.testing.assert_close(tensors["state"], expected["state"])
