@@ -41,8 +41,13 @@ def data_bytes(piece: bytes) -> None:
 
 
 def data_json(value: Any) -> None:
-    """Write a value to stdout as JSON; NaN becomes null, as JSON has none."""
-    data(json.dumps(_without_nan(value), indent=2, default=str, ensure_ascii=False, allow_nan=False))
+    """Write a value to stdout as JSON."""
+    data(dump_json(value))
+
+
+def dump_json(value: Any) -> str:
+    """Return a value as JSON; NaN becomes null, as JSON has none, and infinities become their names."""
+    return json.dumps(_without_nan(value), indent=2, default=str, ensure_ascii=False, allow_nan=False)
 
 
 def say(text: str) -> None:

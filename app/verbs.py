@@ -39,6 +39,7 @@ VERBS: dict[str, Verb] = {
     "presets": Verb("Learn", "presets", "presets"),
     "task": Verb("Learn", "task", "app"),
     "doctor": Verb("Learn", "doctor", "doctor"),
+    "bench": Verb("Learn", "bench", "app"),
 }
 
 

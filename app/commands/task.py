@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(help="Look at the tasks that models are trained on.", no_args_is_help=True)
+app = typer.Typer(help="Look at the tasks that models are trained on.", no_args_is_help=True, add_completion=False)
 
 
 @app.callback()

@@ -1,0 +1,84 @@
+"""`mambalab bench`: measured speed, with the hardware, versions and commit it was measured on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from app.commands.options import Json
+
+app = typer.Typer(help="Measure speed on this machine.", no_args_is_help=True, add_completion=False)
+
+Output = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Write the JSON there too, to be committed.", show_default=False)
+]
+
+
+@app.callback()
+def root() -> None:
+    """Measure speed on this machine."""
+
+
+@app.command("store")
+def store(
+    *,
+    folder: Annotated[
+        Path | None, typer.Option(help="Where to make the sample stores; the system's temporary folder by default.")
+    ] = None,
+    output: Output = None,
+    as_json: Json = False,
+) -> None:
+    """Measure the store: lists of 1,000 and 10,000 runs, curves, and how fast metrics are taken in."""
+    from tempfile import TemporaryDirectory
+
+    from storage.bench import measure_store
+
+    with TemporaryDirectory(prefix="mambalab-bench-", dir=folder) as place:
+        results = measure_store(Path(place))
+    _report("store", results, output, as_json)
+
+
+def _report(subject: str, results: dict[str, Any], output: Path | None, as_json: bool) -> None:
+    from app.console import data_json, dump_json, say, table
+
+    report = {"bench": subject, "machine": describe_machine(), "results": results}
+    if output is not None:
+        output.write_text(dump_json(report) + "\n", encoding="utf-8")
+        say(f"written to {output}")
+    if as_json:
+        data_json(report)
+    else:
+        table(["measure", "value"], [[name, f"{value:,}"] for name, value in results.items()], right=["value"])
+
+
+def describe_machine() -> dict[str, Any]:
+    """Return what a figure means nothing without: date, processor, versions, commit."""
+    import os
+    import platform
+    import time
+
+    from workers.jobs.provenance import capture
+
+    origin = capture("mambalab bench")
+    return {
+        "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "cpu": _cpu_name(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "versions": dict(origin.versions),
+        "git_sha": origin.git_sha,
+        "git_dirty": origin.git_dirty,
+    }
+
+
+def _cpu_name() -> str:
+    import platform
+
+    listing = Path("/proc/cpuinfo")
+    if listing.is_file():
+        for line in listing.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

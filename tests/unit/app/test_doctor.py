@@ -1,0 +1,122 @@
+"""`mambalab doctor` and `bench`."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import sqlite3
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from app import health
+from app.health import Check, filesystem
+from storage.home import HomePaths
+from workers.jobs.lock import ControllerLock
+
+if TYPE_CHECKING:
+    from tests.unit.app.conftest import Call, Lab
+
+
+def named(paths: HomePaths) -> dict[str, Check]:
+    """Return the checks by name."""
+    return {check.name: check for check in health.examine(paths)}
+
+
+def test_a_healthy_store_and_machine(call: Call, lab: Lab) -> None:
+    done = call("doctor", "--json")
+    checks = {check["name"]: check for check in done.json["checks"]}
+    assert done.json["ok"] is True
+    assert done.code == 0
+    assert checks["torch"]["detail"] == importlib.metadata.version("torch")
+    assert "2 completed, 1 failed, 1 queued, 1 running" in checks["store"]["detail"]
+    assert checks["controller"]["detail"].startswith("none at work")
+    assert call("doctor").stdout.startswith("check\tstate\tdetail\npython\tok\t")
+
+
+def test_nothing_is_made(call: Call, home: HomePaths) -> None:
+    done = call("doctor")
+    assert done.code == 0
+    assert "store\tnote\tnone at" in done.stdout
+    assert not home.root.exists()
+
+
+def test_a_damaged_store_is_broken(call: Call, home: HomePaths) -> None:
+    home.root.mkdir()
+    home.database.write_bytes(b"no database" * 100)
+    done = call("doctor")
+    assert done.code == 1
+    assert "broken: store" in done.stderr
+
+
+def test_a_newer_schema_is_broken(lab: Lab) -> None:
+    connection = sqlite3.connect(lab.paths.database)
+    connection.execute("PRAGMA user_version = 999")
+    connection.close()
+    assert named(lab.paths)["store"].state == "broken"
+    assert "999" in named(lab.paths)["store"].detail
+
+
+def test_a_missing_package_is_broken(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    installed = importlib.metadata.version
+
+    def version(name: str) -> str:
+        if name in ("ray", "triton"):
+            raise importlib.metadata.PackageNotFoundError(name)
+        return installed(name)
+
+    monkeypatch.setattr(health.metadata, "version", version)
+    checks = named(lab.paths)
+    assert checks["ray"].state == "broken"
+    assert checks["triton"].state == "note"
+
+
+def test_the_other_kernels_distribution_is_told(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health.metadata, "version", lambda name: "0.11.7")
+    check = named(lab.paths)["kernels"]
+    assert check.state == "note"
+    assert "kernels 0.11.7" in check.detail
+
+
+def test_a_controller_that_died_is_told(lab: Lab) -> None:
+    record = {
+        "pid": 1,
+        "created": 0.0,
+        "host": "box",
+        "executor": "ray",
+        "address": "127.0.0.1:1",
+        "cluster": None,
+        "started_at": 0.0,
+    }
+    lab.paths.controller_json.write_text(json.dumps(record))
+    checks = named(lab.paths)
+    assert checks["controller"].state == "note"
+    assert "process 1 on box" in checks["controller"].detail
+    assert checks["ray cluster"].detail == "127.0.0.1:1 does not answer"
+    lock = ControllerLock(lab.paths.controller_lock)
+    assert lock.acquire()
+    checks = named(lab.paths)
+    lock.release()
+    assert checks["controller"].state == "ok"
+    assert checks["ray cluster"].state == "broken"
+
+
+@pytest.mark.skipif(not Path("/proc/mounts").exists(), reason="needs Linux's list of mounts")
+def test_the_filesystem_of_a_folder_is_known() -> None:
+    assert filesystem(Path("/proc")) == "proc"
+
+
+def test_benchmarks_tell_what_they_were_measured_on(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measure(folder: Path) -> dict[str, Any]:
+        assert folder.is_dir()
+        return {"runs_first_ms_1000": 1.5}
+
+    monkeypatch.setattr("storage.bench.measure_store", measure)
+    report = call("bench", "store", "--json", "--output", "store.json").json
+    assert report["results"] == {"runs_first_ms_1000": 1.5}
+    assert {"at", "cpu", "cores", "python", "versions", "git_sha"} <= set(report["machine"])
+    assert json.loads((tmp_path / "store.json").read_text()) == report
+    assert call("bench", "store").stdout == "measure\tvalue\nruns_first_ms_1000\t1.5\n"
