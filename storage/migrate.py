@@ -25,7 +25,7 @@ def migrate(paths: HomePaths) -> None:
 
     Raises:
         SchemaTooNew: a newer mambalab wrote the store; it is left alone.
-        StoreMissing: the path holds a file that is no SQLite database.
+        StoreMissing: the path holds a file that is no SQLite database, or another program's.
     """
     if _is_current(paths.database):
         return
@@ -35,6 +35,10 @@ def migrate(paths: HomePaths) -> None:
             version = schema_version(connection)
             if version > SCHEMA_VERSION:
                 check_schema(connection, paths.database)
+            if version == 0 and connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone():
+                raise StoreMissing(
+                    f"{paths.database} is another program's database. --home or $MAMBALAB_HOME names another folder."
+                )
         if version < SCHEMA_VERSION:
             _upgrade(paths.database)
 
