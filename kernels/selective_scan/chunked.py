@@ -2,8 +2,9 @@
 
 The sequence is cut into blocks whose working set stays in a core's cache. Within a block all decays are one call of
 `exp2`, the recurrence is one fused multiply-add a position over all (batch, states, channels), and sums over states are
-batched products. Only the states between blocks are kept; the backward replays each block. Why so: docs/LOG.md,
-"The scan on a CPU".
+batched products. Where a position has too few states to be worth a call, a block's positions are dealt to lanes that
+run side by side and are then joined. Only the states between blocks are kept; the backward replays each block. Why so:
+docs/LOG.md, "The scan on a CPU".
 
 Shapes within a block: (batch, positions, ngroups, d_state, d_inner / ngroups), so that the contiguous dimension is long.
 What has no states (x, dt, y) has 1 in their place, B and C have 1 in the place of channels; constants (A, and B and C where
@@ -11,7 +12,7 @@ constant) have the last three dimensions alone.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -28,6 +29,9 @@ _BLOCK_ELEMENTS = 2**18
 
 _BLOCK_POSITIONS = 16
 """Least positions in a block of a long sequence: states between blocks are then a sixteenth of all states."""
+
+_LANE_STATES = 8192
+"""Positions with fewer states are run in lanes: a call on so few costs more in calling than in computing (same machine)."""
 
 
 def selective_scan_chunked(
@@ -105,14 +109,15 @@ class _Scan(torch.autograd.Function):
         inputs = _Inputs(x, dt, B, C, reset)
         y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
         state = torch.zeros(len(x), *A.shape, dtype=A.dtype, device=x.device) if h0 is None else h0.clone()
-        work = _Workspace(x, A, buffers=3 if _is_constant(C) else 2)
+        work = _Workspace(inputs, A, buffers=3 if _is_constant(C) else 2)
         starts = []
         for batch, blocks in work.pieces():
             for positions in blocks:
                 starts.append(state[batch].clone())
                 piece = inputs.piece(batch, positions)
                 decay, h, *scratch = work.take(piece)
-                _replay(piece, A, starts[-1], decay, h)
+                resets = _fill(piece, A, decay, h)
+                _recur(h, decay, starts[-1], resets, work.lanes_for(piece))
                 y[batch, positions] = _output(_sum_states(piece.C, h, *scratch))
                 state[batch] = h[:, -1]
         ctx.save_for_backward(x, dt, A, B, C, reset, *starts)
@@ -128,7 +133,7 @@ class _Scan(torch.autograd.Function):
         dA, dB, dC = (torch.zeros(values.shape, dtype=values.dtype, device=x.device) for values in (A, B, C))
         grads = _Inputs(dx, ddt, dB, dC, None)
         carry = dfinal.clone()
-        work = _Workspace(x, A, buffers=4)
+        work = _Workspace(inputs, A, buffers=4)
         for batch, blocks in reversed(list(work.pieces())):
             for positions in reversed(blocks):
                 block = _Block(inputs.piece(batch, positions), A, starts.pop(), work)
@@ -140,21 +145,28 @@ class _Scan(torch.autograd.Function):
 class _Workspace:
     """How the batch and the sequence are cut, and memory for one block."""
 
-    def __init__(self, x: Tensor, A: Tensor, buffers: int) -> None:
-        self.batch, self.seqlen = x.shape[:2]
+    def __init__(self, inputs: _Inputs, A: Tensor, buffers: int) -> None:
+        self.batch, self.seqlen = inputs.x.shape[:2]
         self.rows = max(1, min(self.batch, _BLOCK_ELEMENTS // _BLOCK_POSITIONS // A.numel()))
-        self.positions = max(_BLOCK_POSITIONS, _BLOCK_ELEMENTS // (self.rows * A.numel()))
-        size = self.rows * min(self.positions, self.seqlen) * A.numel()
+        self.positions = min(self.seqlen, max(_BLOCK_POSITIONS, _BLOCK_ELEMENTS // (self.rows * A.numel())))
+        few = self.rows * A.numel() < _LANE_STATES and inputs.reset is None
+        self.lanes = math.isqrt(self.positions) if few else 1
+        self.positions -= self.positions % self.lanes
         self.states = A.shape
-        self.memory = [torch.empty(size, dtype=A.dtype, device=x.device) for _ in range(buffers)]
+        size = self.rows * self.positions * A.numel()
+        self.memory = [torch.empty(size, dtype=A.dtype, device=A.device) for _ in range(buffers)]
 
     def pieces(self) -> Iterator[tuple[slice, list[slice]]]:
-        """Yield slices of the batch, each with the slices of the sequence."""
+        """Yield slices of the batch, each with the slices of the sequence; what lanes cannot share comes last."""
+        even = self.seqlen - self.seqlen % self.lanes
+        positions = [slice(start, min(start + self.positions, even)) for start in range(0, even, self.positions)]
+        positions += [slice(even, self.seqlen)] if even < self.seqlen else []
         for row in range(0, self.batch, self.rows):
-            yield (
-                slice(row, min(row + self.rows, self.batch)),
-                [slice(start, start + self.positions) for start in range(0, self.seqlen, self.positions)],
-            )
+            yield slice(row, min(row + self.rows, self.batch)), positions
+
+    def lanes_for(self, piece: _Inputs) -> int:
+        """Return how many lanes share the piece's positions: those that are left over are too few."""
+        return 1 if piece.x.shape[1] % self.lanes else self.lanes
 
     def take(self, piece: _Inputs) -> list[Tensor]:
         """Return the memory as tensors (batch, positions, ngroups, d_state, channels) of the piece's size."""
@@ -166,9 +178,11 @@ class _Block:
     """The backward of one block. With complex A all that is conjugated in the formulas is conjugated here at once."""
 
     def __init__(self, inputs: _Inputs, A: Tensor, start: Tensor, work: _Workspace) -> None:
-        self.inputs, self.A, self.start = inputs, A, start
+        self.inputs, self.A, self.start, self.lanes = inputs, A, start, work.lanes_for(inputs)
         self.decay, self.h, self.g, self.scratch = work.take(inputs)
-        self.resets = _replay(inputs, A, start, self.decay, self.h)
+        self.resets = _fill(inputs, A, self.decay, self.h)
+        spent = self.decay if self.lanes == 1 else self.scratch.copy_(self.decay)
+        _recur(self.h, spent, start, self.resets, self.lanes)
         if A.is_complex():
             self.decay.conj_physical_()
             self.h.conj_physical_()
@@ -176,14 +190,21 @@ class _Block:
             self.inputs = inputs._replace(B=inputs.B.conj_physical(), C=inputs.C.conj_physical())
 
     def reverse(self, dy: Tensor, carry: Tensor) -> Tensor:
-        """Fill g, the gradient of each state, from the last to the first; return that of the state before the block."""
+        """Fill g, the gradient of each state, from the last to the first; return that of the state before the block.
+
+        A state passes on its gradient times its own decay, so `carry` comes multiplied, and so does what is returned.
+        """
         self.dy = 2 * dy if self.A.is_complex() else dy
         torch.mul(self.dy, self.inputs.C, out=self.g)
-        now, decays = self.g.unbind(1), self.decay.unbind(1)
-        now[-1].add_(carry)
-        for t in range(len(now) - 1, 0, -1):
-            now[t - 1].addcmul_(decays[t], _masked(now[t], self.resets[t]))
-        return _masked(decays[0] * now[0], self.resets[0])
+        if self.lanes == 1:
+            now = self.g.unbind(1)[::-1]
+            now[0].add_(carry)
+            _recur_singly(now[1:], self.decay.unbind(1)[:0:-1], now[0], self.resets[:0:-1])
+        else:
+            self.scratch[:, :-1] = self.decay[:, 1:]
+            self.scratch[:, -1] = 1
+            _recur_in_lanes(self.g, self.scratch, carry, self.lanes, backwards=True)
+        return _masked(self.decay[:, 0] * self.g[:, 0], self.resets[0])
 
     def accumulate(self, grads: _Inputs, dA: Tensor) -> None:
         """Write the block's part of the gradients along the sequence, add to those of constants; spends the buffers."""
@@ -203,17 +224,50 @@ class _Block:
         dA.add_(w.mul_(dt).sum((0, 1)))
 
 
-def _replay(inputs: _Inputs, A: Tensor, state: Tensor, decay: Tensor, h: Tensor) -> list[Tensor | None]:
-    """Fill the block's decays and states from the state before it; return its resets."""
+def _fill(inputs: _Inputs, A: Tensor, decay: Tensor, h: Tensor) -> list[Tensor | None]:
+    """Write the block's decays, and into h what each position adds to the state; return the block's resets."""
     if A.is_complex():
         torch.exp(torch.mul(inputs.dt, A, out=decay), out=decay)
     else:
         torch.exp2(torch.mul(inputs.dt, A * math.log2(math.e), out=decay), out=decay)  # a third of the time of exp
     torch.mul(inputs.x * inputs.dt, inputs.B, out=h)
-    resets = inputs.resets()
-    for now, factor, mask in zip(h.unbind(1), decay.unbind(1), resets, strict=True):
+    return inputs.resets()
+
+
+def _recur(h: Tensor, decay: Tensor, state: Tensor, resets: list[Tensor | None], lanes: int) -> None:
+    """Turn what each position adds into the states, in place. With lanes the decays are spent."""
+    if lanes == 1:
+        _recur_singly(h.unbind(1), decay.unbind(1), state, resets)
+    else:
+        _recur_in_lanes(h, decay, state, lanes)
+
+
+def _recur_singly(
+    values: Sequence[Tensor], factors: Sequence[Tensor], state: Tensor, resets: Sequence[Tensor | None]
+) -> None:
+    """Add to each of values, in place, its factor times the one before it; `state` comes before the first."""
+    for now, factor, mask in zip(values, factors, resets, strict=True):
         state = now.addcmul_(factor, _masked(state, mask))
-    return resets
+
+
+def _recur_in_lanes(values: Tensor, factors: Tensor, state: Tensor, lanes: int, *, backwards: bool = False) -> None:
+    """Do the same for (batch, positions, ...), with all lanes at once; factors become their products along a lane.
+
+    The products are never more than 1 where the factors are not, so nothing overflows however fast states decay.
+    """
+    in_lanes = (len(values), lanes, -1, *values.shape[2:])
+    values, factors = values.view(in_lanes), factors.view(in_lanes)
+    order = slice(None, None, -1 if backwards else 1)
+    now, products = values.unbind(2)[order], factors.unbind(2)[order]
+    for t in range(1, len(now)):
+        now[t].addcmul_(products[t], now[t - 1])
+        products[t].mul_(products[t - 1])
+    entering = torch.empty_like(now[0])
+    states, ends, decays = (each.unbind(1)[order] for each in (entering, now[-1], products[-1]))
+    states[0].copy_(state)
+    for lane in range(1, lanes):
+        torch.addcmul(ends[lane - 1], decays[lane - 1], states[lane - 1], out=states[lane])
+    values.addcmul_(factors, entering[:, :, None])
 
 
 def _sum_states(weights: Tensor, values: Tensor, scratch: Tensor | None = None) -> Tensor:
