@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable, Iterable, Sequence
+from time import sleep
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
 
@@ -59,7 +59,7 @@ def follow(paths: HomePaths, select: Select, metric: str) -> ExitCode:
                 if all(run.status in ENDED for run in runs):
                     break
             check_controller(paths)
-            time.sleep(POLL_S)
+            sleep(POLL_S)
     _tell_failures(runs)
     return ExitCode.DONE if all(run.status == "completed" for run in runs) else ExitCode.FAILED
 

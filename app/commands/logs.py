@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
+from time import sleep
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -78,7 +78,7 @@ def _follow(store: Reader, paths: HomePaths, run_id: str, wanted: int | None) ->
             say(f"--- {run_id} {run.status}" + (f": {run.error}" if run.error else ""))
             return
         check_controller(paths)
-        time.sleep(POLL_S)
+        sleep(POLL_S)
 
 
 def _copy(log: Path, place: int) -> int:

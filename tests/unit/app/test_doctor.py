@@ -66,14 +66,14 @@ def test_a_missing_package_is_broken(lab: Lab, monkeypatch: pytest.MonkeyPatch) 
             raise importlib.metadata.PackageNotFoundError(name)
         return installed(name)
 
-    monkeypatch.setattr(health.metadata, "version", version)
+    monkeypatch.setattr("importlib.metadata.version", version)
     checks = named(lab.paths)
     assert checks["ray"].state == "broken"
     assert checks["triton"].state == "note"
 
 
 def test_the_other_kernels_distribution_is_told(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(health.metadata, "version", lambda name: "0.11.7")
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "0.11.7")
     check = named(lab.paths)["kernels"]
     assert check.state == "note"
     assert "kernels 0.11.7" in check.detail

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from app import follow as follow_module
 from app.errors import CommandError, ExitCode
 from app.follow import BARS_SHOWN, Bars, Lines, follow, most_telling
 from storage.queries import Reader, RunRow
@@ -58,7 +57,7 @@ def test_following_ends_with_the_last_run(
         with Repository(lab.paths) as store:
             assert store.finish_attempt(lab.single, 1, AttemptEnd(AttemptStatus.COMPLETED, 120.0))
 
-    monkeypatch.setattr(follow_module.time, "sleep", finish)
+    monkeypatch.setattr("app.follow.sleep", finish)
     monkeypatch.setattr("workers.jobs.submission.controller_alive", lambda _: True)
     code = follow(lab.paths, lambda reader: [reader.run(lab.single)], "valid/accuracy")
     assert code is ExitCode.DONE

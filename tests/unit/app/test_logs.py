@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from app.commands import logs as logs_module
 from storage.records import AttemptEnd
 from storage.repository import Repository
 from storage.status import AttemptStatus
@@ -61,7 +60,7 @@ def test_following_ends_with_the_run(call: Call, lab: Lab, monkeypatch: pytest.M
         with Repository(lab.paths) as store:
             store.finish_attempt(lab.single, 1, AttemptEnd(AttemptStatus.COMPLETED, 120.0))
 
-    monkeypatch.setattr(logs_module.time, "sleep", end_the_run)
+    monkeypatch.setattr("app.commands.logs.sleep", end_the_run)
     monkeypatch.setattr("workers.jobs.submission.controller_alive", lambda _: True)
     done = call("logs", "-f", lab.single)
     assert done.code == 0
@@ -83,7 +82,7 @@ def test_following_goes_on_to_the_next_attempt(call: Call, lab: Lab, monkeypatch
             else:
                 store.finish_attempt(lab.single, 2, AttemptEnd(AttemptStatus.FAILED, 122.0, error="no luck"))
 
-    monkeypatch.setattr(logs_module.time, "sleep", act)
+    monkeypatch.setattr("app.commands.logs.sleep", act)
     monkeypatch.setattr("workers.jobs.submission.controller_alive", lambda _: True)
     done = call("logs", "-f", lab.single)
     assert done.stdout == "first\nkilled\nsecond\n"
