@@ -21,6 +21,7 @@ from tui.messages import (
     CurvesRead,
     DetailRead,
     LogRead,
+    ParametersRead,
     Snapshot,
     SparksRead,
     StoreChanged,
@@ -64,6 +65,7 @@ class MambaLab(App[None]):
         self.settings, self._warning = load_settings(self.settings_path)
         self.snapshot = Snapshot()
         self.commands: list[Done] = []
+        self.parameters: dict[str, float] = {}
         self.source = StoreSource(paths, self.post_message)
         for theme in THEMES:
             self.register_theme(theme)
@@ -154,6 +156,12 @@ class MambaLab(App[None]):
         """Hand on."""
         for screen in self._showing("show_sparks"):
             screen.show_sparks(dict(message.sparks))
+
+    def on_parameters_read(self, message: ParametersRead) -> None:
+        """Keep them, and show what they say about a comparison."""
+        self.parameters.update(message.parameters)
+        for screen in self._showing("show_parameters"):
+            screen.show_parameters()
 
     def on_log_read(self, message: LogRead) -> None:
         """Hand on."""

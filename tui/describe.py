@@ -20,9 +20,14 @@ def labelled(label: str, value: str, color: str = "", *, width: int = LABEL) -> 
     return [(f"{label:<{width}} ", "muted"), (value, color)]
 
 
+def run_title(run: RunRow) -> str:
+    """Return a run's name in full: ablation, trial and seed."""
+    return f"{run.name} · {run.trial_label} · seed {run.seed}" if run.trial_label else f"{run.name} · seed {run.seed}"
+
+
 def run_lines(run: RunRow, now: float, metric: str) -> list[TextLine]:
     """Return a run at a glance, for the pane beside the list."""
-    lines: list[TextLine] = [[(run.name, "accent")], labelled("id", run.id)]
+    lines: list[TextLine] = [[(run_title(run), "accent")], labelled("id", run.id)]
     status = "silent, no sign of life" if is_silent(run, now) else run.status
     lines.append(labelled("status", f"{STATUS_GLYPHS.get(run.status, '?')} {status}", run.status))
     share = run.step / run.total_steps if run.total_steps else 0.0
@@ -40,8 +45,10 @@ def run_lines(run: RunRow, now: float, metric: str) -> list[TextLine]:
         lines.append(labelled("tags", " ".join(run.tags), "best"))
     if run.attempt > 1:
         lines.append(labelled("attempt", f"{run.attempt} of {run.max_attempts}", "warning"))
-    if run.error or run.reason:
-        lines += [[], [(f"{run.reason or 'failed'}: ", "failed"), (run.error or "", "failed")]]
+    if run.error or (run.reason and run.status != "completed"):
+        lines += [[], [(": ".join(filter(None, (run.reason, run.error))), "failed")]]
+    elif run.reason:
+        lines.append(labelled("ended by", run.reason))
     if run.metrics:
         lines += [[], [("metrics", "accent")]]
         for key, value in sorted(run.metrics.items(), key=lambda item: (item[0] != metric, item[0])):

@@ -125,6 +125,13 @@ class SparksRead(Message):
 
 
 @dataclass
+class ParametersRead(Message):
+    """How many parameters the models of some runs have; 0 where a run has not noted it."""
+
+    parameters: Mapping[str, float]
+
+
+@dataclass
 class LogRead(Message):
     """Lines that were added to a log; `first` for those that begin a new showing."""
 

@@ -8,7 +8,7 @@ import tempfile
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
-DEFAULT_COLUMNS = ("id", "name", "status", "progress", "metric", "eta", "age", "step", "seed", "ablation", "tags")
+DEFAULT_COLUMNS = ("id", "name", "status", "progress", "metric", "ablation", "eta", "age", "step", "tags")
 
 
 @dataclass(slots=True)

@@ -21,7 +21,7 @@ from storage.errors import NotFound, SchemaTooNew, SchemaTooOld, StorageError, S
 from storage.home import HomePaths
 from storage.queries import Reader
 from storage.rows import AblationRow
-from tui.messages import Detail, DetailRead, LogRead, Snapshot, StoreChanged, StoreState
+from tui.messages import Detail, DetailRead, LogRead, ParametersRead, Snapshot, StoreChanged, StoreState
 from tui.run_list import RunList, fields_of, newest_event
 
 if TYPE_CHECKING:
@@ -41,13 +41,15 @@ STATES = {StoreMissing: StoreState.MISSING, SchemaTooNew: StoreState.NEWER, Sche
 class Interest:
     """What the screen in front needs beside the lists.
 
-    `detail` a run in full, `curves` runs whose metrics are drawn, `log` an attempt's output, `sparks` (run, metric) pairs.
+    `detail` a run in full, `curves` runs whose metrics are drawn, `log` an attempt's output, `sparks` (run, metric) pairs,
+    `parameters` runs whose number of parameters is asked for.
     """
 
     detail: str | None = None
     curves: tuple[str, ...] = ()
     log: tuple[str, int] | None = None
     sparks: tuple[tuple[str, str], ...] = ()
+    parameters: tuple[str, ...] = ()
 
 
 def controller_alive(paths: HomePaths) -> bool:
@@ -209,6 +211,8 @@ class StoreSource:
         before, self._served = self._served, interest
         if interest.detail and (changed or interest.detail != before.detail):
             self._read_detail(reader, interest.detail)
+        if interest.parameters and interest.parameters != before.parameters:
+            self.post(ParametersRead({run_id: parameters_of(reader, run_id) for run_id in interest.parameters}))
         if (interest.curves or interest.sparks) and (changed or interest != before):
             if self._curves is None:
                 from tui.curve_cache import CurveReader  # numpy: only once there is something to draw
@@ -244,6 +248,16 @@ class StoreSource:
             )
         except NotFound:
             self._full_wanted = True  # it was removed: the list says so at the next look
+
+
+def parameters_of(reader: Reader, run_id: str) -> float:
+    """Return how many parameters a run noted that its model has; 0 where it has not."""
+    try:
+        model = reader.run_facts(run_id).get("model")
+    except NotFound:
+        return 0.0
+    found = model.get("parameters") if isinstance(model, dict) else None
+    return float(found) if isinstance(found, int | float) else 0.0
 
 
 def _identity(paths: HomePaths) -> tuple[int, int] | None:

@@ -134,6 +134,8 @@ def style(color: str, background: str = "", *, bold: bool = False, reverse: bool
     return Style(color=color, bgcolor=background or None, bold=bold or None, reverse=reverse or None)
 
 
-def run_color(palette: Palette, index: int) -> str:
-    """Return the colour of a series by its place; it repeats after the palette's end."""
-    return palette.series[index % len(palette.series)]
+def named_color(palette: Palette, name: str) -> str:
+    """Return a colour by its name: a status, `series:3`, a field of the palette, or nothing for the text's."""
+    if name.startswith("series:"):
+        return palette.series[int(name[7:]) % len(palette.series)]
+    return palette.statuses.get(name) or str(getattr(palette, name or "text"))

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from tui.format import duration, number
+from tui.format import count_label, duration, number
 from tui.plot.series import Floats
 
 STEPS = (1.0, 2.0, 2.5, 5.0, 10.0)
@@ -125,7 +125,9 @@ def value_labels(values: list[float]) -> list[str]:
     if not values:
         return []
     biggest = max(abs(value) for value in values)
-    if biggest >= 1e5 or (0 < biggest < 1e-3):
+    if biggest >= 1e4:
+        return [count_label(value) for value in values]
+    if 0 < biggest < 1e-3:
         return [number(value, 3) if value else "0" for value in values]
     gap = min((b - a for a, b in pairwise(values)), default=biggest or 1.0)
     decimals = max(0, min(6, -math.floor(math.log10(gap) + 1e-9) if gap > 0 else 0))

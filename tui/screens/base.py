@@ -165,6 +165,13 @@ class LabScreen(Screen[None]):
         """Change between dark and light."""
         self.lab.toggle_theme()
 
+    def _copy(self, text: str) -> None:
+        if not text:
+            self.notify("nothing is selected", severity="warning")
+            return
+        self.lab.copy_to_clipboard(text)
+        self.notify(f"copied: {text}", timeout=4)
+
     def do_palette(self) -> None:
         """Open the command palette."""
         self.lab.action_command_palette()
@@ -176,7 +183,7 @@ class LabScreen(Screen[None]):
         self.lab.push_screen(HelpScreen(self.SCOPE, self.situation()))
 
     def do_ablations(self) -> None:
-        """Show all ablations."""
+        """Show all ablations; from one of them, the list it was opened from."""
         from tui.screens.ablations import AblationsScreen
 
         self.lab.push_screen(AblationsScreen())

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from storage import control
 from storage.rows import RunRow
 from storage.status import RequestKind
+from tui.describe import run_title
 from tui.screens.base import LabScreen
 from tui.screens.confirm import ConfirmScreen, PromptScreen
 from tui.widgets.command_log import command
@@ -118,7 +119,7 @@ class ControlScreen(LabScreen):
                     lambda: control.add_note(self.lab.paths, run.id, text),
                 )
 
-        self.lab.push_screen(PromptScreen(f"Note on {run.name}", "enter keeps it · esc leaves"), answer)
+        self.lab.push_screen(PromptScreen(f"Note on {run_title(run)}", "enter keeps it · esc leaves"), answer)
 
     def do_archive(self) -> None:
         """Archive the runs; bring them back where all are archived already."""
@@ -141,13 +142,6 @@ class ControlScreen(LabScreen):
         runs = self.targets()
         self._copy(command("show", runs[0].id) if runs else "")
 
-    def _copy(self, text: str) -> None:
-        if not text:
-            self.notify("nothing is selected", severity="warning")
-            return
-        self.lab.copy_to_clipboard(text)
-        self.notify(f"copied: {text}", timeout=4)
-
 
 def _named(runs: Sequence[RunRow]) -> str:
-    return f"{runs[0].name} ({runs[0].id})" if len(runs) == 1 else f"{len(runs)} runs"
+    return f"{run_title(runs[0])} ({runs[0].id})" if len(runs) == 1 else f"{len(runs)} runs"

@@ -44,7 +44,7 @@ class RunsScreen(ControlScreen):
 
     SCOPE = "runs"
     BINDINGS: ClassVar[list[BindingType]] = [*bindings("runs")]
-    HORIZONTAL_BREAKPOINTS: ClassVar[list[tuple[int, str]] | None] = [(0, "-narrow"), (124, "-wide")]
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (124, "-wide")]  # noqa: RUF012 - Textual declares it so
 
     def __init__(self) -> None:
         super().__init__()

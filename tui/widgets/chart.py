@@ -261,7 +261,7 @@ def _merged(layers: list[_Layer], plot: tuple[int, int]) -> tuple[Bits, NDArray[
 
 
 def _y_labels(y: Scale, rows: int) -> dict[int, str]:
-    values = ticks(y, max(2, rows // 3))
+    values = ticks(y, max(3, rows // 3))
     labels = value_labels(values)
     places = np.clip(np.rint((1 - y.unit(np.array(values))) * (rows - 1)), 0, rows - 1).astype(int)
     return dict(zip(places.tolist(), labels, strict=True))

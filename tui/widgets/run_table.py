@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from storage.rows import RunRow
-from tui.format import bar, count_label, duration, number, plain
+from tui.format import bar, count_label, duration, fit, number, plain
 from tui.messages import Snapshot
 from tui.progress import deciding_metric, eta_of, is_silent
 from tui.settings import Settings
@@ -42,6 +42,20 @@ def _number(
     return Column(key, title, width, get, paint, align="right", descending=True)
 
 
+def _paint_id(run: RunRow, _now: float, palette: Palette, width: int) -> Sequence[Piece]:
+    return ((run.id[:width], palette.muted),)
+
+
+def _name_value(run: RunRow) -> tuple[str, int, int]:
+    return (run.ablation or run.name, run.trial_index, run.seed)
+
+
+def _paint_name(run: RunRow, _now: float, palette: Palette, width: int) -> Sequence[Piece]:
+    seed = f" s{run.seed}"
+    label = (run.trial_label or run.name) if run.ablation_id else run.name
+    return ((fit(label, min(len(label), width - len(seed))), ""), (seed, palette.muted))
+
+
 def _paint_status(run: RunRow, now: float, palette: Palette, _width: int) -> Sequence[Piece]:
     if is_silent(run, now):
         return (("! silent", palette.warning),)
@@ -74,16 +88,16 @@ def _eta_value(run: RunRow) -> float | None:
 
 
 BASE: tuple[RunColumn, ...] = (
-    _text("id", "id", 5, lambda run: run.id, muted=True),
-    _text("name", "name", 14, lambda run: run.name, flexible=True),
+    Column("id", "id", 5, lambda run: run.id, _paint_id),
+    Column("name", "run", 14, _name_value, _paint_name, flexible=True),
     Column("status", "status", 11, lambda run: STATUS_ORDER.get(run.status, 9), _paint_status),
-    Column("progress", "progress", 10, lambda run: run.step / run.total_steps if run.total_steps else None,
+    Column("progress", "progress", 9, lambda run: run.step / run.total_steps if run.total_steps else None,
            _paint_progress, descending=True),
     Column("eta", "eta", 5, _eta_value, _paint_eta, align="right"),
     Column("age", "age", 5, lambda run: -run.created_at, _paint_age, align="right"),
     Column("step", "step", 10, lambda run: run.step, _paint_step, align="right", descending=True),
     _number("seed", "seed", 4, lambda run: run.seed, lambda value: plain(int(value or 0))),
-    _text("ablation", "ablation", 14, lambda run: run.ablation or ""),
+    _text("ablation", "ablation", 12, lambda run: run.ablation or "", muted=True),
     _text("trial", "trial", 22, lambda run: run.trial_label),
     _text("tags", "tags", 12, lambda run: " ".join(run.tags)),
     _number("duration", "took", 6, lambda run: run.duration_s, duration),
@@ -159,7 +173,7 @@ class RunTable(VirtualTable[RunRow]):
             return pieces if self.shared_metric else [*pieces, (key.rpartition("/")[2], palette.muted)]
 
         title = self.shared_metric or "metric"
-        return Column("metric", title, 16 if self.shared_metric else 25, value, paint, descending=True)
+        return Column("metric", title, 17 if self.shared_metric else 26, value, paint, descending=True)
 
 
 def _sortable(value: Any) -> Any:

@@ -13,7 +13,7 @@ from textual.widget import Widget
 from tui.format import fit
 from tui.keys import Action, Situation, key_label
 from tui.messages import Snapshot, StoreState
-from tui.theme import STATUS_GLYPHS, Palette, palette_of, style
+from tui.theme import STATUS_GLYPHS, Palette, named_color, palette_of, style
 
 STORE_WORDS = {
     StoreState.LOADING: "reading",
@@ -157,6 +157,5 @@ class TextBar(Widget):
         for text, name in self.pieces:
             cut = fit(text, min(len(text), left))
             left -= len(cut)
-            color = palette.statuses.get(name) or str(getattr(palette, name or "text"))
-            segments.append(Segment(cut, style(color, palette.surface)))
+            segments.append(Segment(cut, style(named_color(palette, name), palette.surface)))
         return Strip(segments).adjust_cell_length(self.size.width, style(palette.text, palette.surface))

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from rich.segment import Segment
+from rich.style import Style
 from textual import events
 from textual.geometry import Size
 from textual.message import Message
@@ -45,7 +46,7 @@ class Column(Generic[Row]):
 class VirtualTable(ScrollView, Generic[Row], inherit_bindings=False):
     """Rows in columns with a cursor, marks, and an order."""
 
-    DEFAULT_CSS = "VirtualTable { overflow-x: auto; overflow-y: scroll; scrollbar-size: 1 1; }"
+    DEFAULT_CSS = "VirtualTable { overflow-x: auto; overflow-y: scroll; scrollbar-size: 0 1; }"
 
     class Moved(Message):
         """The cursor is on another row, or on none."""
@@ -231,7 +232,11 @@ class VirtualTable(ScrollView, Generic[Row], inherit_bindings=False):
             if index >= len(self.rows):
                 return Strip.blank(width, self.rich_style)
             strip = self._line(index, palette)
-        return strip.crop_extend(left, left + width, strip._segments[-1].style if y else None)
+        strip = strip.crop_extend(left, left + width, self._ground(y - 1 + top, palette))
+        return self._more(strip, palette) if y == 0 else strip
+
+    def _ground(self, index: int, palette: Palette) -> Style:
+        return style(palette.text, palette.cursor if index == self.cursor else palette.background)
 
     def _header(self, palette: Palette) -> Strip:
         segments = [Segment(" ", style(palette.muted, palette.panel))]
@@ -244,6 +249,16 @@ class VirtualTable(ScrollView, Generic[Row], inherit_bindings=False):
         width = sum(self._widths) + len(self._widths) + 1
         spare = max(0, self.scrollable_content_region.width - width)
         return Strip([*segments, Segment(" " * spare, style(palette.muted, palette.panel))])
+
+    def _more(self, strip: Strip, palette: Palette) -> Strip:
+        """Say at the header's ends that there are more columns than fit."""
+        width = self.scrollable_content_region.width
+        ink = style(palette.best, palette.panel, bold=True)
+        if self.scroll_x > 0:
+            strip = Strip.join([Strip([Segment("‹", ink)], 1), strip.crop(1, width)])
+        if self.virtual_size.width - 1 > round(self.scroll_x) + width:
+            strip = Strip.join([strip.crop(0, width - 1), Strip([Segment("›", ink)], 1)])
+        return strip
 
     def _line(self, index: int, palette: Palette) -> Strip:
         row, now = self.rows[index], self.now()

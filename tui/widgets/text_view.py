@@ -9,7 +9,7 @@ from textual.geometry import Size
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
-from tui.theme import palette_of, style
+from tui.theme import named_color, palette_of, style
 
 TextLine = Sequence[tuple[str, str]]  # (text, name of a colour of the palette or a status; empty: the text's)
 
@@ -66,7 +66,7 @@ class TextView(ScrollView, inherit_bindings=False):
         if index >= len(self._shown):
             return Strip.blank(width, blank)
         segments = [
-            Segment(text, style(palette.statuses.get(name) or str(getattr(palette, name or "text")), ground,
+            Segment(text, style(named_color(palette, name), ground,
                                 bold=name == "accent"))
             for text, name in self._shown[index]
         ]  # fmt: skip

@@ -1,0 +1,275 @@
+"""One ablation: its question, the living matrix, and the seeds of the cell under the cursor."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import BindingType
+
+from storage.export import render_matrix
+from storage.matrix import Matrix, build_matrix
+from storage.rows import AblationRow, RunRow
+from tui.effects import effect_lines, main_effects
+from tui.format import bar
+from tui.keys import Situation, bindings
+from tui.messages import Snapshot
+from tui.screens.base import Mover
+from tui.screens.control import ControlScreen
+from tui.source import Interest
+from tui.theme import STATUS_GLYPHS
+from tui.widgets.command_log import command
+from tui.widgets.matrix import MatrixView
+from tui.widgets.run_table import RunTable
+from tui.widgets.status_bar import TextBar
+from tui.widgets.table import VirtualTable
+from tui.widgets.text_view import TextView
+
+SEED_COLUMNS = ("id", "name", "status", "progress", "metric", "eta", "duration", "attempt", "error")
+
+
+class AblationScreen(ControlScreen):
+    """The matrix above, the seeds or the main effects below."""
+
+    SCOPE = "ablation"
+    BINDINGS: ClassVar[list[BindingType]] = [*bindings("ablation")]
+
+    def __init__(self, ablation_id: str) -> None:
+        super().__init__()
+        self.ablation_id = ablation_id
+        self.ablation: AblationRow | None = None
+        self.runs: list[RunRow] = []
+        self.metric = ""
+        self.layout_index = 0
+        self.in_seeds = False
+        self.show_effects = False
+
+    def body(self) -> ComposeResult:
+        """Yield the question, the matrix and what is below."""
+        yield TextBar(id="question")
+        yield TextBar(id="state")
+        yield MatrixView(id="matrix")
+        yield TextBar(id="below")
+        yield RunTable(
+            replace(self.lab.settings, columns=list(SEED_COLUMNS), widths={}, sort=""), now=self.lab.now, id="seeds"
+        )
+        yield TextView(id="effects")
+
+    @property
+    def view(self) -> MatrixView:
+        """The matrix."""
+        return self.query_one(MatrixView)
+
+    @property
+    def seeds(self) -> RunTable:
+        """The runs of the cell."""
+        return self.query_one(RunTable)
+
+    def crumbs(self) -> list[str]:
+        """Return where one is."""
+        return ["Ablations", self.ablation.name if self.ablation else self.ablation_id]
+
+    def mover(self) -> Mover:
+        """Keys move in the matrix, or among the seeds once those were opened."""
+        return self.seeds if self.in_seeds else self.view
+
+    def metrics(self) -> list[str]:
+        """Return the metrics that the matrix can show, the deciding one first."""
+        known = {key for run in self.runs for key in run.metrics}
+        first = [self.ablation.metric, *self.ablation.secondary] if self.ablation else []
+        return list(dict.fromkeys([*first, *sorted(known, key=lambda key: (not key.startswith("valid/"), key))]))
+
+    def layouts(self) -> list[tuple[list[str], list[str]]]:
+        """Return the ways to lay out the axes: each of them as the columns, then all of them as rows."""
+        axes = list(self.ablation.axes) if self.ablation else []
+        if not axes:
+            return [([], [])]
+        ways = [([axis for axis in axes if axis != one], [one]) for one in reversed(axes)]
+        return [*ways, (axes, [])]
+
+    def matrix(self) -> Matrix | None:
+        """Return the matrix as it is now."""
+        if self.ablation is None:
+            return None
+        rows, columns = self.layouts()[self.layout_index % len(self.layouts())]
+        return build_matrix(self.ablation, self.runs, metric=self.metric or None, rows=rows, columns=columns)
+
+    def targets(self) -> list[RunRow]:
+        """Return the run under the cursor, or all runs of the cell."""
+        if self.in_seeds:
+            return [self.seeds.selected] if self.seeds.selected is not None else []
+        cell = self.view.cell
+        wanted = set(cell.run_ids) if cell else set()
+        return [run for run in self.runs if run.id in wanted]
+
+    def situation(self) -> Situation:
+        """Return what the keys act on."""
+        return Situation(
+            targets=tuple(run.status for run in self.targets()),
+            comparable=len(self.runs),
+            has_ablation=True,
+            axes=len(self.ablation.axes) if self.ablation else 0,
+            metrics=len(self.metrics()),
+            **self.lab.writable(),
+        )
+
+    def show_snapshot(self, snapshot: Snapshot) -> None:
+        """Show the ablation as it is now."""
+        self.ablation = snapshot.ablation(self.ablation_id) or self.ablation
+        self.runs = [run for run in snapshot.runs if run.ablation_id == self.ablation_id]
+        self.seeds.learn(snapshot)
+        self._show_head()
+        if (matrix := self.matrix()) is not None:
+            self.view.show(matrix)
+            self.view.styles.height = self.view.content_lines
+        self._show_below()
+        super().show_snapshot(snapshot)
+
+    def _show_head(self) -> None:
+        question, state = self.query_one("#question", TextBar), self.query_one("#state", TextBar)
+        ablation = self.ablation
+        if ablation is None:
+            question.show((f" {self.ablation_id} is not in the store", "bad"))
+            return
+        question.show(
+            (f" {ablation.question or 'no question was written down'}", "text" if ablation.question else "muted")
+        )
+        pieces = [
+            (f" {bar(ablation.progress, 16)}", "running"),
+            (f" {ablation.progress:.0%} of {ablation.runs_total} runs ", ""),
+        ]
+        pieces += [(f" {STATUS_GLYPHS[status]}{count}", status) for status, count in ablation.counts.items()]
+        direction = {"max": "higher is better", "min": "lower is better"}.get(self.direction, "")
+        pieces += [(f"   {self.metric or ablation.metric}", "accent"), (f" {direction}", "muted")]
+        state.show(*pieces)
+
+    @property
+    def direction(self) -> str:
+        """Which way the metric in view is better."""
+        matrix = self.matrix()
+        return matrix.direction if matrix else ""
+
+    def _show_below(self) -> None:
+        self.seeds.display, self.query_one("#effects").display = not self.show_effects, self.show_effects
+        below = self.query_one("#below", TextBar)
+        if self.show_effects and self.ablation is not None:
+            metric = self.metric or self.ablation.metric
+            below.show((" main effect of each axis on ", "muted"), (metric, "accent"))
+            effects = main_effects(self.ablation, self.runs, metric)
+            self.query_one("#effects", TextView).show(effect_lines(effects, self.direction))
+            return
+        cell, key = self.view.cell, self.view.key
+        wanted = set(cell.run_ids) if cell else set()
+        label = " · ".join(part for part in (*key[0], *key[1]) if part) if key else ""
+        hint = "  esc goes back to the matrix" if self.in_seeds else "  enter goes to the seeds"
+        below.show((" runs of ", "muted"), (label or "the only cell", "accent"), (hint, "muted"))
+        if self.ablation is not None:
+            self.seeds.by_ablation = {self.ablation_id: self.metric or self.ablation.metric}
+        self.seeds.show_runs([run for run in self.runs if run.id in wanted])
+        pairs = tuple((run.id, self.seeds.metric_of(run)) for run in self.seeds.rows)
+        self.lab.watch_store(Interest(sparks=pairs))
+
+    def show_sparks(self, sparks: dict[str, tuple[float, ...]]) -> None:
+        """Show the small curves."""
+        self.seeds.sparks = {**self.seeds.sparks, **sparks}
+        self.seeds.refresh()
+
+    def tick(self) -> None:
+        """Go on with the etas."""
+        self.seeds.refresh()
+
+    def on_matrix_view_moved(self, _message: MatrixView.Moved) -> None:
+        """Show the runs of the cell under the cursor."""
+        self.in_seeds = False
+        self.view.active = True
+        self._show_below()
+        self.show_bars()
+
+    def on_matrix_view_opened(self, _message: MatrixView.Opened) -> None:
+        """Go to the seeds."""
+        self.do_open()
+
+    def on_virtual_table_opened(self, _message: VirtualTable.Opened) -> None:
+        """Open the run."""
+        self.in_seeds = True
+        self.do_open()
+
+    def do_open(self) -> None:
+        """Go from the matrix to the seeds, and from a seed to its run."""
+        if self.show_effects:
+            self.do_effects()
+        elif not self.in_seeds:
+            self.in_seeds = bool(self.seeds.rows)
+            self._activate()
+        elif self.seeds.selected is not None:
+            from tui.screens.run import RunScreen
+
+            self.lab.push_screen(RunScreen(self.seeds.selected.id, [run.id for run in self.seeds.rows]))
+
+    def _activate(self) -> None:
+        self.view.active = not self.in_seeds
+        self.view.refresh()
+        self._show_below()
+
+    def do_back(self) -> None:
+        """Leave the seeds, then the screen."""
+        if self.in_seeds:
+            self.in_seeds = False
+            self._activate()
+        elif self.show_effects:
+            self.do_effects()
+        else:
+            super().do_back()
+
+    def do_metric(self) -> None:
+        """Show the next metric."""
+        known = self.metrics()
+        now = self.metric or (self.ablation.metric if self.ablation else "")
+        self.metric = known[(known.index(now) + 1) % len(known)] if now in known else known[0]
+        self.show_snapshot(self.snapshot)
+
+    def do_swap(self) -> None:
+        """Lay out the axes the next way."""
+        self.layout_index = (self.layout_index + 1) % len(self.layouts())
+        self.view.row = self.view.column = 0
+        self.show_snapshot(self.snapshot)
+
+    def do_effects(self) -> None:
+        """Show the main effects, or the seeds again."""
+        self.show_effects = not self.show_effects
+        self.in_seeds = False
+        self._activate()
+
+    def do_compare(self) -> None:
+        """Compare the trials' curves."""
+        from tui.screens.compare import CompareScreen
+
+        self.lab.push_screen(CompareScreen([run.id for run in self.runs]))
+
+    def do_copy_command(self) -> None:
+        """Copy the command that prints this table."""
+        self._copy(command("table", self.ablation.name if self.ablation else self.ablation_id))
+
+    def do_export(self) -> None:
+        """Write the matrix as Markdown, LaTeX and CSV below the home."""
+        matrix, ablation = self.matrix(), self.ablation
+        if matrix is None or ablation is None:
+            return
+        name = re.sub(r"[^A-Za-z0-9_.-]+", "-", f"{ablation.name}-{matrix.metric}").strip("-.")
+        folder = self.lab.paths.root / "exports"
+        line = command("table", ablation.name, "--format", "md")
+        self.lab.control(
+            f"export to {folder / name}.md, .tex and .csv", line, lambda: write_exports(folder, name, matrix, ablation)
+        )
+
+
+def write_exports(folder: Path, name: str, matrix: Matrix, ablation: AblationRow) -> None:
+    """Write a matrix in the three formats, each aside and renamed. Raises OSError."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for kind, suffix in (("md", "md"), ("latex", "tex"), ("csv", "csv")):
+        aside = folder / f".{name}.{suffix}.part"
+        aside.write_text(render_matrix(matrix, kind, title=ablation.question or ablation.name), encoding="utf-8")
+        aside.replace(folder / f"{name}.{suffix}")

@@ -1,0 +1,79 @@
+"""The actions of screens that show curves."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from tui.screens.base import LabScreen
+from tui.widgets.curves import Curves
+
+
+class CurveActions(LabScreen):
+    """A screen with a grid of charts."""
+
+    x_kinds: tuple[str, ...] = ("step", "time")
+
+    @property
+    def curves(self) -> Curves:
+        """The grid."""
+        return self.query_one(Curves)
+
+    def draw_curves(self) -> None:
+        """Make the charts anew; the x axis has changed."""
+
+    def do_next_chart(self) -> None:
+        """Focus the next chart, after the last the first."""
+        self.curves.focus_chart((self.curves.focus_index + 1) % max(1, len(self.curves.charts)))
+
+    def do_previous_chart(self) -> None:
+        """Focus the previous chart."""
+        self.curves.focus_chart((self.curves.focus_index - 1) % max(1, len(self.curves.charts)))
+
+    def do_x_axis(self) -> None:
+        """Draw over the next kind of x."""
+        kinds, view = self.x_kinds, self.curves.view
+        kind = kinds[(kinds.index(view.x_kind) + 1) % len(kinds)] if view.x_kind in kinds else kinds[0]
+        self.curves.view = replace(view, x_kind=kind, x_range=None)
+        self.draw_curves()
+
+    def do_log_y(self) -> None:
+        """Turn the logarithmic y axis on or off."""
+        self.curves.set_view(replace(self.curves.view, log_y=not self.curves.view.log_y))
+
+    def do_log_x(self) -> None:
+        """Turn the logarithmic x axis on or off."""
+        self.curves.set_view(replace(self.curves.view, log_x=not self.curves.view.log_x, x_range=None))
+
+    def do_smooth(self) -> None:
+        """Smooth more."""
+        self.curves.smoother()
+        self.lab.settings.smoothing = self.curves.view.smoothing
+        self.lab.save_settings()
+
+    def do_zoom_in(self) -> None:
+        """Zoom in."""
+        self.curves.zoom(1)
+
+    def do_zoom_out(self) -> None:
+        """Zoom out."""
+        self.curves.zoom(-1)
+
+    def do_reset(self) -> None:
+        """Show everything."""
+        self.curves.reset()
+
+    def do_inspect(self) -> None:
+        """Show the crosshair."""
+        self.curves.inspect()
+
+    def leave_curves(self) -> bool:
+        """Take off the innermost layer of the view: crosshair, zoom, enlargement. False where there is none."""
+        if self.curves.view.cursor is not None:
+            self.curves.inspect()
+        elif self.curves.view.x_range is not None:
+            self.curves.reset()
+        elif self.curves.alone:
+            self.curves.enlarge()
+        else:
+            return False
+        return True

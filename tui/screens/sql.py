@@ -1,0 +1,220 @@
+"""A console for SQL that can only read, with the queries of before and the answer as a table."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.message import Message
+from textual.widgets import Input
+
+from storage.errors import StorageError
+from storage.home import HomePaths
+from storage.sql import QueryResult, run_query
+from tui.format import fit, number
+from tui.keys import bindings
+from tui.messages import Snapshot
+from tui.screens.base import LabScreen
+from tui.source import Interest
+from tui.theme import Palette
+from tui.widgets.command_log import command
+from tui.widgets.status_bar import TextBar
+from tui.widgets.table import Column, Piece, VirtualTable
+
+MAX_ROWS = 10_000
+KEPT_QUERIES = 100
+FIRST = "SELECT * FROM v_runs ORDER BY num DESC LIMIT 100"
+SqlRow = tuple[int, tuple[Any, ...]]  # its place in the answer, and its values
+
+
+@dataclass
+class Answered(Message):
+    """A query has an answer, or an error."""
+
+    query: str
+    result: QueryResult | None
+    error: str
+    seconds: float
+
+
+class QueryInput(Input):
+    """The field; up and down go through the queries of before."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("up", "history(-1)", "older", show=False),
+        Binding("down", "history(1)", "newer", show=False),
+    ]
+
+    class History(Message):
+        """An older or newer query is asked for."""
+
+        def __init__(self, by: int) -> None:
+            super().__init__()
+            self.by = by
+
+    def action_history(self, by: int) -> None:
+        """Ask for another query."""
+        self.post_message(self.History(by))
+
+
+def sql_columns(result: QueryResult) -> list[Column[SqlRow]]:
+    """Return columns as wide as the first rows need."""
+    columns = []
+    for index, name in enumerate(result.columns):
+        texts = [_cell(row[index]) for row in result.rows[:50]]
+        width = min(40, max([len(name) + 1, *(len(text) for text in texts)]))
+        numeric = all(isinstance(row[index], int | float) or row[index] is None for row in result.rows[:50])
+        columns.append(_column(index, name, width, "right" if numeric else "left"))
+    return columns
+
+
+def _column(index: int, name: str, width: int, align: str) -> Column[SqlRow]:
+    def paint(row: SqlRow, _now: float, palette: Palette, cell_width: int) -> Sequence[Piece]:
+        value = row[1][index]
+        return ((fit(_cell(value), min(len(_cell(value)), cell_width)), palette.faint if value is None else ""),)
+
+    return Column(f"{index}", name, width, lambda row: row[1][index], paint, align=align)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "NULL"
+    if isinstance(value, float):
+        return number(value, 6)
+    if isinstance(value, bytes):
+        return f"<{len(value)} bytes>"
+    return str(value).replace("\n", " ")
+
+
+class SqlScreen(LabScreen):
+    """The field above, the answer below."""
+
+    SCOPE = "sql"
+    BINDINGS: ClassVar[list[BindingType]] = [*bindings("sql")]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.place = 0
+        self.running = ""
+
+    def body(self) -> ComposeResult:
+        """Yield the field, what came of it, and the table."""
+        yield QueryInput(FIRST, select_on_focus=False, id="query")
+        yield TextBar(id="outcome")
+        yield VirtualTable([], lambda row: str(row[0]), now=time.time, id="answer")
+
+    @property
+    def table(self) -> VirtualTable[SqlRow]:
+        """The answer."""
+        return self.query_one("#answer", VirtualTable)
+
+    @property
+    def field(self) -> QueryInput:
+        """The field."""
+        return self.query_one(QueryInput)
+
+    def crumbs(self) -> list[str]:
+        """Return where one is."""
+        return ["SQL"]
+
+    def note(self) -> str:
+        """Return what helps to begin."""
+        return "v_runs v_metrics v_latest v_ablation"
+
+    def mover(self) -> VirtualTable[SqlRow]:
+        """Keys move in the answer."""
+        return self.table
+
+    def on_mount(self) -> None:
+        """Start in the field with the last query."""
+        history = self.lab.settings.queries
+        if history:
+            self.field.value = history[-1]
+        self.place = len(history)
+        self.field.focus()
+        outcome = "enter runs it, up and down go through history; only reading is possible"
+        self.query_one("#outcome", TextBar).show((f" {outcome}", "muted"))
+        super().on_mount()
+
+    def show_snapshot(self, snapshot: Snapshot) -> None:
+        """Ask for nothing beside the lists."""
+        self.lab.watch_store(Interest())
+        super().show_snapshot(snapshot)
+
+    def on_query_input_history(self, message: QueryInput.History) -> None:
+        """Show an older or newer query."""
+        history = self.lab.settings.queries
+        if history:
+            self.place = max(0, min(len(history), self.place + message.by))
+            self.field.value = history[self.place] if self.place < len(history) else ""
+            self.field.cursor_position = len(self.field.value)
+
+    def on_input_submitted(self, event: Input.Submitted) -> None:
+        """Run the query on a thread."""
+        event.stop()
+        query = event.value.strip().rstrip(";")
+        if not query:
+            return
+        history = self.lab.settings.queries
+        if not history or history[-1] != query:
+            history.append(query)
+            del history[:-KEPT_QUERIES]
+            self.lab.save_settings()
+        self.place = len(history)
+        self.running = query
+        self.query_one("#outcome", TextBar).show((" running ...", "muted"))
+        paths = self.lab.paths
+        self.run_worker(lambda: self.post_message(ask(paths, query)), thread=True, exclusive=True, group="sql",
+                        exit_on_error=False)  # fmt: skip
+
+    def on_answered(self, message: Answered) -> None:
+        """Show the answer to the newest query."""
+        if message.query != self.running:
+            return
+        outcome = self.query_one("#outcome", TextBar)
+        self.lab.log_command("query", command("query", message.query), message.error)
+        if message.result is None:
+            outcome.show((f" {message.error}", "bad"))
+            return
+        result = message.result
+        more = f", only the first {MAX_ROWS} are shown" if result.truncated else ""
+        outcome.show((f" {len(result.rows)} rows in {message.seconds * 1000:.0f} ms{more}", "good"),
+                     ("   esc leaves the field", "muted"))  # fmt: skip
+        self.table.sort_key = ""
+        self.table.set_columns(sql_columns(result))
+        self.table.set_rows(list(enumerate(result.rows)))
+        self.table.move_to(0)
+
+    def do_open(self) -> None:
+        """Go back to the field."""
+        self.field.focus()
+
+    def do_sort(self) -> None:
+        """Sort by the column under the cursor."""
+        if self.table.columns:
+            self.table.sort_by(self.table.columns[self.table.column].key)
+
+    def do_reverse(self) -> None:
+        """Turn the order round."""
+        self.do_sort()
+
+    def do_back(self) -> None:
+        """Leave the field, then the screen."""
+        if self.focused is not None and self.table.rows:
+            self.set_focus(None)
+        else:
+            super().do_back()
+
+
+def ask(paths: HomePaths, query: str) -> Answered:
+    """Run a query and return what came of it."""
+    began = time.monotonic()
+    try:
+        result = run_query(paths, query, limit=MAX_ROWS)
+    except StorageError as error:
+        return Answered(query, None, str(error), time.monotonic() - began)
+    return Answered(query, result, "", time.monotonic() - began)

@@ -1,0 +1,240 @@
+"""The ablation as a matrix that lives: mean ± std (n), difference to the baseline, and how far unfinished cells are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.segment import Segment
+from textual import events
+from textual.geometry import Size
+from textual.message import Message
+from textual.scroll_view import ScrollView
+from textual.strip import Strip
+
+from storage.matrix import Cell, CellKey, Key, Matrix, format_cell, format_mean
+from tui.format import bar, fit, number
+from tui.theme import STATUS_GLYPHS, Palette, palette_of, style
+
+MIN_CELL = 13
+MAX_CELL = 24
+FULL_CELL = 20  # from this width on a cell shows mean ± std (n) on one line
+HEADER = 2
+Piece = tuple[str, str]
+
+
+class MatrixView(ScrollView, inherit_bindings=False):
+    """Cells in rows and columns with a cursor."""
+
+    DEFAULT_CSS = "MatrixView { overflow-x: hidden; overflow-y: auto; scrollbar-size: 0 1; }"
+
+    class Moved(Message):
+        """The cursor is on another cell."""
+
+    class Opened(Message):
+        """The cell under the cursor was opened with the mouse."""
+
+    def __init__(self, id: str | None = None) -> None:
+        super().__init__(id=id)
+        self.can_focus = False
+        self.matrix: Matrix | None = None
+        self.row = 0
+        self.column = 0
+        self.active = True
+
+    def show(self, matrix: Matrix) -> None:
+        """Show a matrix; the cursor stays in its place, within it."""
+        self.matrix = matrix
+        self.row = min(self.row, max(0, len(matrix.row_keys) - 1))
+        self.column = min(self.column, max(0, len(matrix.column_keys) - 1))
+        self._lay_out()
+
+    def on_resize(self, _event: events.Resize) -> None:
+        """Lay out anew."""
+        self._lay_out()
+
+    def _lay_out(self) -> None:
+        if self.matrix is not None:
+            width = self._row_width() + len(self.matrix.column_keys) * (self.cell_width + 1)
+            self.virtual_size = Size(width, self.content_lines)
+        self.refresh()
+
+    @property
+    def content_lines(self) -> int:
+        """How many lines the matrix needs."""
+        rows = len(self.matrix.row_keys) if self.matrix is not None else 0
+        return HEADER + 1 + rows * 3
+
+    @property
+    def key(self) -> CellKey | None:
+        """The cell under the cursor."""
+        matrix = self.matrix
+        if matrix is None or not matrix.row_keys or not matrix.column_keys:
+            return None
+        return matrix.row_keys[self.row], matrix.column_keys[self.column]
+
+    @property
+    def cell(self) -> Cell | None:
+        """What is under the cursor; None where no run has that combination."""
+        return None if self.matrix is None or self.key is None else self.matrix.cells.get(self.key)
+
+    @property
+    def page(self) -> int:
+        """How many rows a page moves."""
+        return 4
+
+    @property
+    def cell_width(self) -> int:
+        """Width of a cell: what the columns leave each other."""
+        columns = len(self.matrix.column_keys) if self.matrix is not None else 1
+        room = self.scrollable_content_region.width - self._row_width() - columns - 1
+        return max(MIN_CELL, min(MAX_CELL, room // max(1, columns)))
+
+    def _row_width(self) -> int:
+        if self.matrix is None:
+            return 0
+        titles = [" · ".join(self.matrix.row_axes), *(_label(key) for key in self.matrix.row_keys)]
+        return min(max((len(title) for title in titles), default=0), 26) + 2
+
+    def move(self, rows: int = 0, columns: int = 0) -> None:
+        """Move the cursor, stopping at the ends."""
+        if self.matrix is None:
+            return
+        self.row = max(0, min(len(self.matrix.row_keys) - 1, self.row + rows))
+        self.column = max(0, min(len(self.matrix.column_keys) - 1, self.column + columns))
+        self._show_cursor()
+        self.refresh()
+        self.post_message(self.Moved())
+
+    def move_to(self, index: int) -> None:
+        """Put the cursor on a row by its place."""
+        self.move(rows=index - self.row)
+
+    def _show_cursor(self) -> None:
+        region = self.scrollable_content_region
+        top, left = HEADER + self.row * 3, self._row_width() + self.column * (self.cell_width + 1)
+        y = min(max(self.scroll_y, top + 3 - region.height + 1), top - HEADER)
+        x = min(max(self.scroll_x, left + self.cell_width - region.width + 1), max(0, left - self._row_width()))
+        self.scroll_to(x=x, y=y, animate=False, immediate=True)
+
+    def render_line(self, y: int) -> Strip:
+        """Paint a line: the axes' titles, the columns' labels, or a third of a row of cells."""
+        palette = palette_of(self.app.theme)
+        width = self.scrollable_content_region.width
+        ground = style(palette.text, palette.background)
+        if self.matrix is None:
+            return Strip.blank(width, ground)
+        if y < HEADER:
+            return self._header(y, palette).crop_extend(0, width, ground)
+        row, line = divmod(y - HEADER + round(self.scroll_y), 3)
+        if row >= len(self.matrix.row_keys):
+            return Strip.blank(width, ground)
+        return self._row(row, line, palette).crop_extend(0, width, ground)
+
+    def _columns(self) -> Sequence[tuple[int, Key]]:
+        assert self.matrix is not None
+        first = round(self.scroll_x) // (self.cell_width + 1)
+        return list(enumerate(self.matrix.column_keys))[first:]
+
+    def _header(self, line: int, palette: Palette) -> Strip:
+        matrix = self.matrix
+        assert matrix is not None
+        left = self._row_width()
+        ink, faint = style(palette.muted, palette.background), style(palette.accent, palette.background, bold=True)
+        if line == 0:
+            title = " · ".join(matrix.column_axes)
+            return Strip([Segment(" " * left, ink), Segment(title, ink)])
+        segments = [Segment(fit(" " + " · ".join(matrix.row_axes), left), ink)]
+        for _, key in self._columns():
+            segments.append(Segment(fit(_label(key) or matrix.metric, self.cell_width, "right"), faint))
+            segments.append(Segment(" ", ink))
+        return Strip(segments)
+
+    def _row(self, row: int, line: int, palette: Palette) -> Strip:
+        matrix = self.matrix
+        assert matrix is not None
+        key, left = matrix.row_keys[row], self._row_width()
+        ground = style(palette.text, palette.background)
+        label = " " + _label(key) if line == 0 else ""
+        segments = [Segment(fit(label, left), style(palette.accent, palette.background, bold=True))]
+        for column, column_key in self._columns():
+            here = row == self.row and column == self.column
+            background = (palette.cursor if self.active else palette.panel) if here and line < 2 else palette.background
+            pieces = self._pieces((key, column_key), line, palette)
+            used = sum(len(text) for text, _ in pieces)
+            pad = " " * max(0, self.cell_width - used)
+            if here and line == 0 and pad:
+                pad = "›" + pad[1:]
+            segments.append(Segment(pad, style(palette.accent, background, bold=True)))
+            left_over = self.cell_width
+            for text, color in pieces:
+                cut = fit(text, min(len(text), left_over))
+                left_over -= len(cut)
+                bold = (key, column_key) in matrix.best and line == 0
+                segments.append(Segment(cut, style(color or palette.text, background, bold=bold)))
+            segments.append(Segment(" ", ground))
+        return Strip(segments)
+
+    def _pieces(self, key: CellKey, line: int, palette: Palette) -> Sequence[Piece]:
+        matrix = self.matrix
+        assert matrix is not None
+        cell = matrix.cells.get(key)
+        if cell is None or line == 2:
+            return ((("·", palette.faint),) if line == 0 else ()) if cell is None else ()
+        if line == 0:
+            return self._value(key, cell, palette)
+        return self._state(key, cell, palette)
+
+    def _value(self, key: CellKey, cell: Cell, palette: Palette) -> Sequence[Piece]:
+        assert self.matrix is not None
+        best = key in self.matrix.best
+        star = (("★ ", palette.best),) if best else ()
+        color = palette.best if best else palette.text
+        if not cell.n:
+            failed = cell.progress >= 1
+            return ((format_cell(cell), palette.statuses["failed"] if failed else palette.muted),)
+        if self.cell_width >= FULL_CELL:
+            return (*star, (format_cell(cell), color))
+        return (*star, (format_mean(cell.mean, cell.std).replace(" ± ", "±"), color))
+
+    def _state(self, key: CellKey, cell: Cell, palette: Palette) -> Sequence[Piece]:
+        assert self.matrix is not None
+        if cell.progress < 1:
+            width = max(3, min(8, self.cell_width - 8))
+            words = "".join(f" {STATUS_GLYPHS[status]}{cell.counts[status]}" for status in ("running", "queued")
+                            if cell.counts.get(status))  # fmt: skip
+            return ((bar(cell.progress, width), palette.statuses["running"]), (words, palette.muted))
+        pieces: list[Piece] = []
+        if cell.n and self.cell_width < FULL_CELL:
+            pieces.append((f"n={cell.n} ", palette.muted))
+        if failed := cell.counts.get("failed"):
+            pieces.append((f"{STATUS_GLYPHS['failed']}{failed} ", palette.statuses["failed"]))
+        if key == self.matrix.baseline:
+            pieces.append(("baseline", palette.muted))
+        elif (difference := self.matrix.difference(key)) is not None:
+            pieces.append(
+                (f"{'+' if difference > 0 else ''}{number(difference, 3)}", self._judged(difference, palette))
+            )
+        return pieces
+
+    def _judged(self, difference: float, palette: Palette) -> str:
+        assert self.matrix is not None
+        if not difference or not self.matrix.direction:
+            return palette.muted
+        better = (difference > 0) == (self.matrix.direction == "max")
+        return palette.good if better else palette.bad
+
+    def on_click(self, event: events.Click) -> None:
+        """Put the cursor on a clicked cell; a double click opens it."""
+        if self.matrix is None or event.y < HEADER:
+            return
+        row = (event.y - HEADER + round(self.scroll_y)) // 3
+        columns = self._columns()
+        place = (event.x - self._row_width()) // (self.cell_width + 1)
+        if 0 <= place < len(columns) and row < len(self.matrix.row_keys):
+            self.move(rows=row - self.row, columns=columns[place][0] - self.column)
+            if event.chain == 2:
+                self.post_message(self.Opened())
+
+
+def _label(key: Key) -> str:
+    return " · ".join(key)
