@@ -109,6 +109,9 @@ class _Guard:
             return sqlite3.SQLITE_OK
         if action == sqlite3.SQLITE_FUNCTION and (second or "").lower() not in _FORBIDDEN_FUNCTIONS:
             return sqlite3.SQLITE_OK
+        if action == sqlite3.SQLITE_UPDATE and first == "sqlite_master":
+            # json_each and its like register themselves so, in memory; SQLite itself refuses anyone else's change
+            return sqlite3.SQLITE_OK
         if action == sqlite3.SQLITE_PRAGMA and _reads_only(first or "", second):
             return sqlite3.SQLITE_OK
         if self._refused is None:
@@ -124,6 +127,8 @@ class _Guard:
     def explain(self, error: Exception, connection: sqlite3.Connection, paths: HomePaths) -> Exception:
         """Return the store's error for one of sqlite3's."""
         text = str(error)
+        if "may not be modified" in text:
+            self._refused = self._refused or f"a change: {text}"
         if self._refused is not None:
             return NotReadOnly(
                 f"the console only reads, and this statement asks for {self._refused}. "
