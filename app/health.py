@@ -132,6 +132,19 @@ def _triton_kernels() -> Iterator[Check]:
     yield Check("triton kernels", "note" if missing else "ok", detail)
 
 
+def parity() -> Iterator[Check]:
+    """Yield a check for each op and dtype: whether this machine computes what the float64 reference does.
+
+    On a GPU these are the Triton kernels, elsewhere the plain forms. It takes seconds, on a GPU that compiles more.
+    """
+    from kernels.bench.doctor import parity_table
+    from kernels.bench.report import worst_rows
+
+    for row in worst_rows(parity_table()):
+        detail = f"{row.dtype}, worst {row.tensor} of {row.case}: error {row.error:.2e}, bound {row.bound:.2e}"
+        yield Check(f"parity of {row.op}", "ok" if row.passed else "broken", detail)
+
+
 def _folder(paths: HomePaths) -> Iterator[Check]:
     existing = next(folder for folder in (paths.root, *paths.root.parents) if folder.exists())
     if not os.access(existing, os.W_OK):

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from app.commands.options import Json
+from app.errors import bad_input
 
 app = typer.Typer(help="Measure speed on this machine.", no_args_is_help=True, add_completion=False)
 
@@ -19,6 +20,35 @@ Output = Annotated[
 @app.callback()
 def root() -> None:
     """Measure speed on this machine."""
+
+
+@app.command("kernels")
+def kernels(
+    *,
+    ops: Annotated[list[str] | None, typer.Option("--op", help="Only this op. May be given often.")] = None,
+    shapes: Annotated[
+        list[str] | None, typer.Option("--shape", help="Only this shape, such as 8x2048x2048x16. May be given often.")
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer samples, and no sequential reference.")] = False,
+    output: Output = None,
+    as_json: Json = False,
+) -> None:
+    """Check each op against the float64 reference, then time it: on the GPU where there is one, else on the CPU."""
+    from app.console import data, say
+    from app.errors import CommandError
+    from kernels.bench.run import run_bench
+    from kernels.common.errors import UnsupportedError
+
+    try:
+        report = run_bench(ops, shapes, quick)
+    except UnsupportedError as error:
+        bad_input(str(error))
+    if output is not None:
+        report.write(output)
+        say(f"written to {output}")
+    data(report.to_json() if as_json else report.table())
+    if not report.passed:
+        raise CommandError("an op does not agree with its reference; it has no speed")
 
 
 @app.command("store")

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 from app.commands.options import Json
 from app.errors import ExitCode
 
 
-def doctor(context: typer.Context, *, as_json: Json = False) -> None:
+def doctor(
+    context: typer.Context,
+    *,
+    kernels: Annotated[
+        bool, typer.Option("--kernels", help="Also compute with every op and compare with the float64 reference.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
     """Check Python, packages, GPU, kernels, store, controller and Ray. Starts nothing; exit code 1 when something is broken."""
     from app.console import data_json, say, table
-    from app.health import examine
+    from app.health import examine, parity
     from app.home import home_paths
 
-    checks = list(examine(home_paths(context)))
+    checks = [*examine(home_paths(context)), *(parity() if kernels else ())]
     broken = [check for check in checks if check.state == "broken"]
     if as_json:
         data_json(
