@@ -30,7 +30,7 @@ _BLOCK_ELEMENTS = 2**18
 _BLOCK_POSITIONS = 16
 """Least positions in a block of a long sequence: states between blocks are then a sixteenth of all states."""
 
-_LANE_STATES = 8192
+_LANE_STATES = 4096
 """Positions with fewer states are run in lanes: a call on so few costs more in calling than in computing (same machine)."""
 
 
