@@ -44,6 +44,7 @@ RETRYABLE = frozenset(
     }
 )
 OOM_ATTEMPTS = 2  # memory may have been short because of a neighbour; a second time it is the run's own need
+_OOM_WORDS = ("OOM", "OutOfMemory", "out of memory")  # Ray's, for a worker that its memory monitor ended
 _BAD_ENDS = (AttemptStatus.FAILED, AttemptStatus.LOST)
 
 
@@ -174,7 +175,7 @@ def _without_word(report: Report, log_tail: str) -> Ending:
     code = report.exit_code
     if report.state == "gone" or code is None or code == WorkerExit.ORPHANED:
         detail = report.detail or "the worker vanished without a result"
-        reason = Reason.OOM if "out of memory" in detail.lower() or "OOM" in detail else Reason.LOST
+        reason = Reason.OOM if any(word in detail for word in _OOM_WORDS) else Reason.LOST
         return Ending(AttemptStatus.LOST, reason, error=detail, exit_code=code, traceback=said.strip() or None)
     if code == -signal.SIGKILL:
         text = "the worker was killed (SIGKILL): by somebody, or by the system because memory ran out"
