@@ -14,6 +14,7 @@ CellKey = tuple[Key, Key]
 
 # which way is better where an ablation does not say: by the last part of a metric's name
 _DIRECTIONS = {"accuracy": "max", "loss": "min", "bpb": "min", "perplexity": "min", "error": "min"}
+_TIE = 1e-12  # means of equal values in another order differ by rounding, which decides nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +196,7 @@ def _best(cells: dict[CellKey, Cell], direction: str) -> set[CellKey]:
     if not means or direction not in ("max", "min"):
         return set()
     best = max(means.values()) if direction == "max" else min(means.values())
-    return {key for key, mean in means.items() if mean == best}
+    return {key for key, mean in means.items() if math.isclose(mean, best, rel_tol=_TIE)}
 
 
 def _baseline(ablation: AblationRow, grouped: dict[CellKey, list[RunRow]]) -> CellKey | None:
