@@ -72,8 +72,8 @@ def causal_conv1d(
         assert triton is not None
         return ConvOutput(*triton.causal_conv1d_triton(*arguments))
     plain = causal_conv1d_reference if chosen == "reference" else causal_conv1d_torch
-    y, final_state = plain(x, weight, bias, activation=activation, initial_state=initial_state, reset=reset)
-    return ConvOutput(y, final_state)
+    with torch.autocast(x.device.type, enabled=False):
+        return ConvOutput(*plain(x, weight, bias, activation=activation, initial_state=initial_state, reset=reset))
 
 
 def causal_conv1d_update(
@@ -112,7 +112,8 @@ def causal_conv1d_update(
         y: Tensor = triton.causal_conv1d_update_triton(*arguments)
         return y
     plain = causal_conv1d_update_reference if chosen == "reference" else causal_conv1d_update_torch
-    return plain(state, x, weight, bias, activation=activation)
+    with torch.autocast(x.device.type, enabled=False):
+        return plain(state, x, weight, bias, activation=activation)
 
 
 def _triton() -> ModuleType:

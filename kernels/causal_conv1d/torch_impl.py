@@ -85,10 +85,8 @@ class _Convolution(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, taps = ctx.saved_tensors
         dx, dtaps = dy * taps[-1], torch.empty_like(taps)
-        product = torch.mul(dy, x)
-        dtaps[-1] = product.sum((0, 1))
+        dtaps[-1] = (dy * x).sum((0, 1))
         for back in range(1, len(taps)):
             dx[:, :-back].addcmul_(dy[:, back:], taps[-1 - back])
-            part = torch.mul(dy[:, back:], x[:, :-back], out=product[:, back:])
-            dtaps[-1 - back] = part.sum((0, 1))
+            dtaps[-1 - back] = (dy[:, back:] * x[:, :-back]).sum((0, 1))
         return dx, dtaps, dy.sum((0, 1)) if ctx.needs_input_grad[2] else None

@@ -7,12 +7,10 @@ tracing (so compiled code is recorded too) instead of breaking the graph on the 
 import importlib.util
 import logging
 import os
-from collections.abc import Callable
 from functools import cache
-from typing import Literal, TypeVar, cast
+from typing import Literal, cast
 
-import torch
-
+from kernels.common.compilation import constant_under_compile
 from kernels.common.errors import UnsupportedError
 
 logger = logging.getLogger(__name__)
@@ -22,7 +20,6 @@ Implementation = Literal["auto", "reference", "torch", "triton"]
 Resolved = Literal["reference", "chunked", "torch", "triton"]
 
 _used: dict[str, set[str]] = {}
-_F = TypeVar("_F", bound=Callable[..., object])
 
 
 def used() -> dict[str, list[str]]:
@@ -52,17 +49,13 @@ def resolve(op: str, requested: str, plain: str, device_type: str, triton_refusa
     return cast(Resolved, chosen)
 
 
-def _constant_under_compile(function: _F) -> _F:
-    return cast(_F, torch.compiler.assume_constant_result(function))  # type: ignore[no-untyped-call]
-
-
-@_constant_under_compile
+@constant_under_compile
 def wants_triton(op: str, requested: str, device_type: str) -> bool:
     """Tell whether the op's Triton module is to be imported and asked: it exists, may run here and is not ruled out."""
     return requested in ("auto", "triton") and not _triton_missing(op) and not _triton_device(device_type)
 
 
-@_constant_under_compile
+@constant_under_compile
 def _resolve(op: str, requested: str, plain: str, device_type: str, triton_refusal: str) -> str:
     names = ("auto", "reference", plain, "triton")
     if requested not in names:

@@ -3,6 +3,7 @@
 from types import ModuleType
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from kernels.common.checks import FLOATING, check_device, check_dtype, check_nonempty, check_shape
@@ -55,7 +56,8 @@ def rms_norm(
         assert triton is not None
         return NormOutput(*triton.rms_norm_triton(x, weight, residual, eps))
     plain = rms_norm_reference if chosen == "reference" else rms_norm_torch
-    return NormOutput(*plain(x, weight, residual=residual, eps=eps))
+    with torch.autocast(x.device.type, enabled=False):
+        return NormOutput(*plain(x, weight, residual=residual, eps=eps))
 
 
 def _triton() -> ModuleType:

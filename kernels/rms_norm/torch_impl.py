@@ -37,7 +37,8 @@ class _Norm(torch.autograd.Function):
         stream, weight, scale = ctx.saved_tensors
         d = stream.shape[-1]
         product = dy * stream
-        along = (product.reshape(-1, d) @ weight).view(scale.shape)  # how much of dy lies along the row
+        with torch.autocast(dy.device.type, enabled=False):  # a caller may run the backward under autocast
+            along = (product.reshape(-1, d) @ weight).view(scale.shape)  # how much of dy lies along the row
         dweight = product.mul_(scale).reshape(-1, d).sum(0)
         dstream = torch.mul(dy, weight, out=product).mul_(scale)
         dstream.addcmul_(stream, along * scale.pow(3) / d, value=-1)

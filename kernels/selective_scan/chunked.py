@@ -11,8 +11,9 @@ What has no states (x, dt, y) has 1 in their place, B and C have 1 in the place 
 constant) have the last three dimensions alone.
 """
 
+import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -20,6 +21,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from kernels.common.checks import state_dtype
+from kernels.common.compilation import uncompiled
 from kernels.common.numerics import group_channels
 from kernels.selective_scan.reference import finish, step_sizes
 
@@ -34,6 +36,7 @@ _LANE_STATES = 4096
 """Positions with fewer states are run in lanes: a call on so few costs more in calling than in computing (same machine)."""
 
 
+@uncompiled
 def selective_scan_chunked(
     x: Tensor,
     dt: Tensor,
@@ -48,7 +51,10 @@ def selective_scan_chunked(
     initial_state: Tensor | None = None,
     reset: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Return y and the final state; see `selective_scan`. Arguments are taken as checked."""
+    """Return y and the final state; see `selective_scan`. Arguments are taken as checked.
+
+    `torch.compile` is kept out: it would unroll the loops, one call a position.
+    """
     real = state_dtype(x)
     dtype = real.to_complex() if A.is_complex() else real
     ngroups = math.lcm(*(values.shape[2] for values in (B, C) if values.dim() == 4))
@@ -111,15 +117,14 @@ class _Scan(torch.autograd.Function):
         state = torch.zeros(len(x), *A.shape, dtype=A.dtype, device=x.device) if h0 is None else h0.clone()
         work = _Workspace(inputs, A, buffers=3 if _is_constant(C) else 2)
         starts = []
-        for batch, blocks in work.pieces():
-            for positions in blocks:
-                starts.append(state[batch].clone())
-                piece = inputs.piece(batch, positions)
-                decay, h, *scratch = work.take(piece)
-                resets = _fill(piece, A, decay, h)
-                _recur(h, decay, starts[-1], resets, work.lanes_for(piece))
-                y[batch, positions] = _output(_sum_states(piece.C, h, *scratch))
-                state[batch] = h[:, -1]
+        for batch, positions in work.pieces():
+            starts.append(state[batch].clone())
+            piece = inputs.piece(batch, positions)
+            decay, h, *scratch = work.take(piece)
+            resets = _fill(piece, A, decay, h)
+            _recur(h, decay, starts[-1], resets, work.lanes_for(piece))
+            y[batch, positions] = _output(_sum_states(piece.C, h, *scratch))
+            state[batch] = h[:, -1]
         ctx.save_for_backward(x, dt, A, B, C, reset, *starts)
         ctx.has_initial_state = h0 is not None
         return y, state
@@ -134,9 +139,9 @@ class _Scan(torch.autograd.Function):
         grads = _Inputs(dx, ddt, dB, dC, None)
         carry = dfinal.clone()
         work = _Workspace(inputs, A, buffers=4)
-        for batch, blocks in reversed(list(work.pieces())):
-            for positions in reversed(blocks):
-                block = _Block(inputs.piece(batch, positions), A, starts.pop(), work)
+        with torch.autocast(x.device.type, enabled=False):  # a caller may run the backward under autocast
+            for (batch, positions), start in zip(reversed(work.pieces()), reversed(starts), strict=True):
+                block = _Block(inputs.piece(batch, positions), A, start, work)
                 carry[batch] = block.reverse(dy[batch, positions], carry[batch])
                 block.accumulate(grads.piece(batch, positions), dA)
         return dx, ddt, dA, dB, dC, carry if ctx.has_initial_state else None, None
@@ -156,13 +161,13 @@ class _Workspace:
         size = self.rows * self.positions * A.numel()
         self.memory = [torch.empty(size, dtype=A.dtype, device=A.device) for _ in range(buffers)]
 
-    def pieces(self) -> Iterator[tuple[slice, list[slice]]]:
-        """Yield slices of the batch, each with the slices of the sequence; what lanes cannot share comes last."""
+    def pieces(self) -> list[tuple[slice, slice]]:
+        """Return each block's slices of the batch and of the sequence; positions that lanes cannot share come last."""
         even = self.seqlen - self.seqlen % self.lanes
         positions = [slice(start, min(start + self.positions, even)) for start in range(0, even, self.positions)]
         positions += [slice(even, self.seqlen)] if even < self.seqlen else []
-        for row in range(0, self.batch, self.rows):
-            yield slice(row, min(row + self.rows, self.batch)), positions
+        batches = [slice(row, min(row + self.rows, self.batch)) for row in range(0, self.batch, self.rows)]
+        return list(itertools.product(batches, positions))
 
     def lanes_for(self, piece: _Inputs) -> int:
         """Return how many lanes share the piece's positions: those that are left over are too few."""

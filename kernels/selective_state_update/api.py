@@ -69,7 +69,8 @@ def selective_state_update(
         y: Tensor = triton.selective_state_update_triton(*arguments)
         return y
     plain = selective_state_update_reference if chosen == "reference" else selective_state_update_torch
-    return plain(state, x, dt, A, B, C, D=D, z=z, dt_bias=dt_bias, dt_softplus=dt_softplus)
+    with torch.autocast(x.device.type, enabled=False):
+        return plain(state, x, dt, A, B, C, D=D, z=z, dt_bias=dt_bias, dt_softplus=dt_softplus)
 
 
 def _triton() -> ModuleType:
