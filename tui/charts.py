@@ -55,7 +55,6 @@ def run_charts(
     *,
     deciding: str,
     kind: str,
-    colors: Sequence[str],
     attempts: Sequence[AttemptRow] = (),
     checkpoints: Sequence[CheckpointRow] = (),
 ) -> list[ChartData]:
@@ -64,7 +63,7 @@ def run_charts(
     marks = marks_of(curves, kind, attempts, checkpoints)
     charts = []
     for key in metric_order(list(curves), deciding):
-        line = Line(key, colors[0], points_of(curves[key], kind, tokens, start))
+        line = Line(key, "series:0", points_of(curves[key], kind, tokens, start))
         charts.append(ChartData(key, (line,), marks=marks))
     return charts
 
@@ -98,7 +97,6 @@ def compared_charts(
     *,
     deciding: str,
     kind: str,
-    colors: Sequence[str],
     banded: bool,
 ) -> list[ChartData]:
     """Return a chart a metric over groups of runs: each run's line in its group's colour, or the group's mean and spread.
@@ -111,7 +109,7 @@ def compared_charts(
         lines: list[Line] = []
         shades: list[Shade] = []
         for index, (name, runs) in enumerate(groups.items()):
-            color = colors[index % len(colors)]
+            color = f"series:{index}"
             drawn = [
                 (label, points_of(curves[key], kind, curves.get(TOKENS), start_of(curves)))
                 for label, curves in runs

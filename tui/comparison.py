@@ -69,13 +69,13 @@ def _range(values: Sequence[float]) -> tuple[float, float]:
     return (min(values), max(values)) if values else (0.0, 0.0)
 
 
-def difference_lines(groups: Mapping[str, Sequence[RunRow]], colors: Sequence[str]) -> list[TextLine]:
+def difference_lines(groups: Mapping[str, Sequence[RunRow]]) -> list[TextLine]:
     """Return a table of what differs, a column a group."""
     found = differing(groups)
     if not found:
         return [[("The configurations are the same but for the seed.", "muted")]]
     head: list[tuple[str, str]] = [(f"{'':<22}", "")]
-    head += [(f" {fit(name, VALUE)}", colors[index % len(colors)]) for index, name in enumerate(groups)]
+    head += [(f" {fit(name, VALUE)}", f"series:{index}") for index, name in enumerate(groups)]
     lines: list[TextLine] = [head]
     for key, values in found.items():
         lines.append([(f"{fit(key, 22)}", "muted"), *((f" {fit(value, VALUE)}", "") for value in values)])

@@ -12,7 +12,7 @@ from tui.progress import eta_of, is_silent
 from tui.theme import STATUS_GLYPHS
 from tui.widgets.text_view import TextLine
 
-LABEL = 12
+LABEL = 14
 
 
 def labelled(label: str, value: str, color: str = "", *, width: int = LABEL) -> TextLine:
@@ -32,7 +32,9 @@ def run_lines(run: RunRow, now: float, metric: str) -> list[TextLine]:
     lines.append(labelled("status", f"{STATUS_GLYPHS.get(run.status, '?')} {status}", run.status))
     share = run.step / run.total_steps if run.total_steps else 0.0
     total = f" of {count_label(run.total_steps)}" if run.total_steps else ""
-    lines.append([("step         ", "muted"), (bar(share, 10), run.status), (f" {count_label(run.step)}{total}", "")])
+    filled, rest = bar(share, 10)
+    lines.append([(f"{'step':<{LABEL}} ", "muted"), (filled, run.status), (rest, "faint"),
+                  (f" {count_label(run.step)}{total}", "")])  # fmt: skip
     if (eta := eta_of(run, now)) is not None:
         lines.append(labelled("done in", duration(eta)))
     if run.duration_s is not None:

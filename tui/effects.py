@@ -54,6 +54,7 @@ def effect_lines(effects: Sequence[Effect], direction: str) -> list[TextLine]:
         for effect in of_axis:
             share = (effect.mean - low) / (high - low) if high > low and math.isfinite(effect.mean) else 0.0
             chosen = "best" if effect.mean == best else ""
-            lines.append([(f"  {effect.label:<16.16} ", chosen), (bar(max(share, 0.02), 20), "running"),
+            filled, rest = bar(share, 20)
+            lines.append([(f"  {effect.label:<16.16} ", chosen), (filled, "running"), (rest, "faint"),
                           (f" {format_mean(effect.mean, effect.std)} ({effect.n})", chosen)])  # fmt: skip
     return lines

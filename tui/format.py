@@ -9,7 +9,6 @@ UNITS = (("d", 86400.0), ("h", 3600.0), ("m", 60.0))
 SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 DURATION = re.compile(r"(\d+(?:\.\d*)?)\s*([smhdw])")
 SPARKS = "▁▂▃▄▅▆▇█"
-BAR_PARTS = " ▏▎▍▌▋▊▉█"
 
 
 def number(value: float | None, digits: int = 4) -> str:
@@ -85,12 +84,12 @@ def bytes_size(count: int | None) -> str:
     return ""
 
 
-def bar(share: float, width: int) -> str:
-    """Return a bar of `width` cells filled to `share` in eighths of a cell."""
-    eighths = round(max(0.0, min(1.0, share)) * width * 8)
-    full, part = divmod(eighths, 8)
-    text = "█" * full + (BAR_PARTS[part] if part else "")
-    return text.ljust(width)
+def bar(share: float, width: int) -> tuple[str, str]:
+    """Return a bar of `width` cells as its filled part, in halves of a cell, and its rest."""
+    halves = round(max(0.0, min(1.0, share)) * width * 2)
+    full, half = divmod(halves, 2)
+    filled = "━" * full + "╸" * half
+    return filled, "─" * (width - len(filled))
 
 
 def fit(text: str, width: int, align: str = "left") -> str:

@@ -10,6 +10,7 @@ from tui.plot.series import Floats, Points
 
 Bits = NDArray[np.uint8]
 BRAILLE = 0x2800
+NUDGE = 1e-6  # keeps a constant that lies between two dots from flickering with the noise of its rounding
 DOT_BITS = np.array([[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x40, 0x80]], dtype=np.uint8)
 
 
@@ -22,7 +23,7 @@ def draw(points: Points, x_scale: Scale, y_scale: Scale, size: tuple[int, int], 
     width, height = columns * 2, rows * 4
     grid = np.zeros((height, width), dtype=bool)
     x = x_scale.unit(points.x) * (width - 1)
-    y = (1 - y_scale.unit(points.y)) * (height - 1)
+    y = (1 - y_scale.unit(points.y)) * (height - 1) + NUDGE
     finite = np.isfinite(x) & np.isfinite(y)
     xs, ys = _trace(x, y, finite, (width, height))
     if dotted:

@@ -11,6 +11,7 @@ import numpy as np
 from tui.format import count_label, duration, number
 from tui.plot.series import Floats
 
+ROUNDING = 1e-9  # a range that is smaller than so much of its values is a constant and the noise of its rounding
 STEPS = (1.0, 2.0, 2.5, 5.0, 10.0)
 TIME_STEPS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400)
 
@@ -58,11 +59,11 @@ def fitted(low: float, high: float, *, log: bool, margin: float = 0.0) -> Scale:
     if log:
         low = max(low, 1e-300)
         high = max(high, low)
-        if high / low < 1.0001:
+        if high / low < 1 + ROUNDING:
             low, high = low / 1.5, high * 1.5
         pad = (high / low) ** margin
         return Scale(low / pad, high * pad, log=True)
-    if high == low:
+    if high - low <= ROUNDING * max(abs(high), abs(low)):
         pad = abs(high) * 0.1 or 1.0
         return Scale(low - pad, high + pad)
     pad = (high - low) * margin

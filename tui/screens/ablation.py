@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import BindingType
+from textual.containers import Container
 
 from storage.export import render_matrix
 from storage.matrix import Matrix, build_matrix
 from storage.rows import AblationRow, RunRow
+from tui.curve_cache import Curve
 from tui.effects import effect_lines, main_effects
 from tui.format import bar
 from tui.keys import Situation, bindings
 from tui.messages import Snapshot
+from tui.plot.series import Points
 from tui.screens.base import Mover
 from tui.screens.control import ControlScreen
 from tui.source import Interest
 from tui.theme import STATUS_GLYPHS
+from tui.widgets.chart import ChartData, Line
 from tui.widgets.command_log import command
+from tui.widgets.curves import Curves
 from tui.widgets.matrix import MatrixView
 from tui.widgets.run_table import RunTable
 from tui.widgets.status_bar import TextBar
@@ -36,6 +42,8 @@ class AblationScreen(ControlScreen):
 
     SCOPE = "ablation"
     BINDINGS: ClassVar[list[BindingType]] = [*bindings("ablation")]
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (110, "-wide")]  # noqa: RUF012 - Textual declares it so
+    VERTICAL_BREAKPOINTS = [(0, "-low"), (34, "-high")]  # noqa: RUF012 - Textual declares it so
 
     def __init__(self, ablation_id: str) -> None:
         super().__init__()
@@ -46,6 +54,7 @@ class AblationScreen(ControlScreen):
         self.layout_index = 0
         self.in_seeds = False
         self.show_effects = False
+        self._read: Mapping[str, Mapping[str, Curve]] = {}
 
     def body(self) -> ComposeResult:
         """Yield the question, the matrix and what is below."""
@@ -53,9 +62,10 @@ class AblationScreen(ControlScreen):
         yield TextBar(id="state")
         yield MatrixView(id="matrix")
         yield TextBar(id="below")
-        yield RunTable(
-            replace(self.lab.settings, columns=list(SEED_COLUMNS), widths={}, sort=""), now=self.lab.now, id="seeds"
-        )
+        settings = replace(self.lab.settings, columns=list(SEED_COLUMNS), widths={}, sort="")
+        with Container(id="cell"):
+            yield RunTable(settings, now=self.lab.now, id="seeds")
+            yield Curves(id="curves")
         yield TextView(id="effects")
 
     @property
@@ -137,8 +147,10 @@ class AblationScreen(ControlScreen):
         question.show(
             (f" {ablation.question or 'no question was written down'}", "text" if ablation.question else "muted")
         )
+        filled, rest = bar(ablation.progress, 16)
         pieces = [
-            (f" {bar(ablation.progress, 16)}", "running"),
+            (f" {filled}", "running"),
+            (rest, "faint"),
             (f" {ablation.progress:.0%} of {ablation.runs_total} runs ", ""),
         ]
         pieces += [(f" {STATUS_GLYPHS[status]}{count}", status) for status, count in ablation.counts.items()]
@@ -153,7 +165,7 @@ class AblationScreen(ControlScreen):
         return matrix.direction if matrix else ""
 
     def _show_below(self) -> None:
-        self.seeds.display, self.query_one("#effects").display = not self.show_effects, self.show_effects
+        self.query_one("#cell").display, self.query_one("#effects").display = not self.show_effects, self.show_effects
         below = self.query_one("#below", TextBar)
         if self.show_effects and self.ablation is not None:
             metric = self.metric or self.ablation.metric
@@ -170,7 +182,31 @@ class AblationScreen(ControlScreen):
             self.seeds.by_ablation = {self.ablation_id: self.metric or self.ablation.metric}
         self.seeds.show_runs([run for run in self.runs if run.id in wanted])
         pairs = tuple((run.id, self.seeds.metric_of(run)) for run in self.seeds.rows)
-        self.lab.watch_store(Interest(sparks=pairs))
+        drawn = self.query_one(Curves).size.height > 0
+        ids = tuple(run.id for run in self.seeds.rows) if drawn else ()
+        self.lab.watch_store(Interest(sparks=pairs, curves=ids))
+        self._draw()
+
+    def show_curves(self, curves: Mapping[str, Mapping[str, Curve]], *, complete: bool) -> None:
+        """Draw the cell's seeds."""
+        del complete
+        self._read = {**self._read, **curves}
+        self._draw()
+
+    def _draw(self) -> None:
+        metric = self.metric or (self.ablation.metric if self.ablation else "")
+        lines = tuple(
+            Line(f"seed {run.seed}", f"series:{index}",
+                 Points(self._read[run.id][metric].steps, self._read[run.id][metric].values))
+            for index, run in enumerate(self.seeds.rows) if metric in self._read.get(run.id, {})
+        )  # fmt: skip
+        curves = self.query_one(Curves)
+        curves.alone, curves.message = True, "no points yet"
+        curves.show((ChartData(metric, lines),) if lines else ())
+
+    def on_resize(self) -> None:
+        """Read curves where there is room for them now."""
+        self.call_after_refresh(self._show_below)
 
     def show_sparks(self, sparks: dict[str, tuple[float, ...]]) -> None:
         """Show the small curves."""

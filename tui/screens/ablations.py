@@ -32,9 +32,9 @@ def _plain(key: str, title: str, width: int, name: str, *, flexible: bool = Fals
 
 
 def _progress(row: AblationRow, _now: float, palette: Palette, width: int) -> Sequence[Piece]:
-    done = row.progress >= 1
-    return ((bar(row.progress, width - 5), palette.statuses["completed" if done else "running"]),
-            (f" {row.progress:>4.0%}", palette.muted))  # fmt: skip
+    filled, rest = bar(row.progress, width - 5)
+    color = palette.statuses["completed" if row.progress >= 1 else "running"]
+    return ((filled, color), (rest, palette.faint), (f" {row.progress:>4.0%}", palette.muted))
 
 
 def _counts(row: AblationRow, _now: float, palette: Palette, _width: int) -> Sequence[Piece]:

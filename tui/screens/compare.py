@@ -20,7 +20,6 @@ from tui.progress import deciding_metric
 from tui.screens.base import Mover
 from tui.screens.curve_actions import CurveActions
 from tui.source import Interest
-from tui.theme import palette_of
 from tui.widgets.curves import Curves
 from tui.widgets.status_bar import TextBar
 from tui.widgets.text_view import TextView
@@ -76,10 +75,9 @@ class CompareScreen(CurveActions):
         super().show_snapshot(snapshot)
 
     def _show_words(self) -> None:
-        colors = palette_of(self.lab.theme).series
         legend = [(" ", "")]
         for index, (name, runs) in enumerate(self.groups.items()):
-            legend += [("━━ ", f"series:{index % len(colors)}"), (f"{name} ({len(runs)})   ", "")]
+            legend += [("━━ ", f"series:{index}"), (f"{name} ({len(runs)})   ", "")]
         self.query_one("#legend", TextBar).show(*legend)
         found = warnings(self.groups, self.lab.parameters)
         unfair = self.query_one("#unfair", TextBar)
@@ -87,8 +85,7 @@ class CompareScreen(CurveActions):
             unfair.show((" ! not like with like: ", "warning"), (" · ".join(found), "warning"))
         else:
             unfair.show((" like with like: steps, tokens, parameters and seeds agree", "good"))
-        names = [f"series:{index}" for index in range(len(colors))]
-        self.query_one("#differences", TextView).show(difference_lines(self.groups, names))
+        self.query_one("#differences", TextView).show(difference_lines(self.groups))
 
     def show_curves(self, curves: Mapping[str, Mapping[str, Curve]], *, complete: bool) -> None:
         """Draw the curves."""
@@ -118,7 +115,6 @@ class CompareScreen(CurveActions):
                 groups,
                 deciding=deciding_metric(first, by_ablation) if first else "",
                 kind=self.curves.view.x_kind,
-                colors=palette_of(self.lab.theme).series,
                 banded=self.banded,
             )
         )

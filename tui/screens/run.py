@@ -22,7 +22,7 @@ from tui.screens.base import Mover
 from tui.screens.control import ControlScreen
 from tui.screens.curve_actions import CurveActions
 from tui.source import Interest
-from tui.theme import STATUS_GLYPHS, palette_of
+from tui.theme import STATUS_GLYPHS
 from tui.widgets.curves import Curves
 from tui.widgets.log_view import LogView
 from tui.widgets.status_bar import TextBar
@@ -116,8 +116,9 @@ class RunScreen(CurveActions, ControlScreen):
         now = self.lab.now()
         share = run.step / run.total_steps if run.total_steps else 0.0
         total = f" of {count_label(run.total_steps)}" if run.total_steps else ""
+        filled, rest = bar(share, 16)
         pieces = [(f" {STATUS_GLYPHS.get(run.status, '?')} {run.status} ", run.status),
-                  (f" {bar(share, 16)}", run.status), (f" step {count_label(run.step)}{total}", "")]  # fmt: skip
+                  (f" {filled}", run.status), (rest, "faint"), (f" step {count_label(run.step)}{total}", "")]  # fmt: skip
         if is_silent(run, now):
             pieces.append(("  no sign of life for a minute", "warning"))
         elif (eta := eta_of(run, now)) is not None:
@@ -164,13 +165,11 @@ class RunScreen(CurveActions, ControlScreen):
     def draw_curves(self) -> None:
         """Make the charts anew."""
         self.x_kinds = tuple(x_kinds(self._drawn))
-        colors = palette_of(self.lab.theme).series
         self.curves.show(
             run_charts(
                 self._drawn,
                 deciding=self.deciding,
                 kind=self.curves.view.x_kind,
-                colors=colors,
                 attempts=self.detail.attempts if self.detail else (),
                 checkpoints=self.detail.checkpoints if self.detail else (),
             )

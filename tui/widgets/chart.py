@@ -15,10 +15,10 @@ from tui.format import count_label, fit, number
 from tui.plot.raster import BRAILLE, Bits, draw
 from tui.plot.scale import Scale, fitted, ticks, time_label, time_ticks, value_labels
 from tui.plot.series import Band, Floats, Points, decimate, smooth, window
-from tui.theme import Palette, style
+from tui.theme import Palette, named_color, style
 
 GUTTER = 8
-MIN_HEIGHT = 5
+FEW = 3  # bands whose edges are dotted, for terminals without colour; with more of them edges only confuse
 X_TICKS: dict[str, tuple[Callable[[Scale, int], list[float]], Callable[[float], str]]] = {
     "step": (ticks, count_label),
     "tokens": (ticks, count_label),
@@ -28,12 +28,11 @@ X_TICKS: dict[str, tuple[Callable[[Scale, int], list[float]], Callable[[float], 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A curve of a chart. `faint` ones lie behind the others and do not stretch the y axis by their legend."""
+    """A curve of a chart; its colour by name, so that it follows the theme."""
 
     label: str
     color: str
     points: Points
-    faint: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,24 +91,31 @@ def _xs(chart: ChartData) -> list[Floats]:
 
 
 def render(
-    chart: ChartData, view: View, size: tuple[int, int], *, x: Scale, palette: Palette, focused: bool = False
+    chart: ChartData,
+    view: View,
+    size: tuple[int, int],
+    *,
+    x: Scale,
+    palette: Palette,
+    focused: bool = False,
+    legend: bool = True,
 ) -> list[Strip]:
     """Return a chart as exactly `size` = (width, height) cells."""
     width, height = size
     prepared = replace(chart, lines=tuple(replace(line, points=_visible(line, view, x)) for line in chart.lines))
-    legend = _legend(prepared, view, x, width, palette) if height >= 9 else []
-    plot = (max(4, width - GUTTER - 1), max(1, height - 2 - len(legend)))
+    below = _legend(prepared, view, x, width, palette) if legend and height >= 9 else []
+    plot = (max(4, width - GUTTER - 1), max(1, height - 2 - len(below)))
     y = y_scale(prepared, view, x)
     ready = [replace(line, points=_decimated(line.points, x, plot[0])) for line in prepared.lines]
     layers, tint = _layers(ready, prepared.shades, x, y, plot)
     if view.smoothing and len(chart.lines) == 1:
         raw = _visible(chart.lines[0], replace(view, smoothing=0.0), x)
         bits = draw(_decimated(raw, x, plot[0]), x, y, plot)
-        layers.insert(0, _Layer(bits, palette.faint))
+        layers.insert(0, _Layer(bits, "faint"))
     rows = [_title(prepared, view, x, width, palette, focused=focused)]
     rows += _plot_rows(layers, tint, y, plot, view=view, palette=palette)
     rows.append(_x_axis(chart, view, x, plot[0], palette))
-    rows += legend
+    rows += below
     return [Strip(row).adjust_cell_length(width) for row in rows[:height]]
 
 
@@ -154,7 +160,7 @@ def _layers(
         band = shade.band
         inside = (band.x >= x.low) & (band.x <= x.high)
         xs, mean, std = band.x[inside], band.mean[inside], band.std[inside]
-        for edge in (mean - std, mean + std):
+        for edge in (mean - std, mean + std) if len(shades) <= FEW else ():
             curve = _decimated(Points(xs, edge), x, plot[0])
             layers.append(_Layer(draw(curve, x, y, plot, dotted=True), shade.color))
         layers.append(_Layer(draw(_decimated(Points(xs, mean), x, plot[0]), x, y, plot), shade.color))
@@ -186,14 +192,14 @@ def _title(chart: ChartData, view: View, x: Scale, width: int, palette: Palette,
     room = max(0, width - len(right) - 3)
     title = fit(("▍" if focused else " ") + chart.title + flags, room)
     ink = style(palette.accent if focused else palette.text, bold=True)
-    value_ink = style(values[0][2] if len(values) == 1 else palette.muted, bold=len(values) == 1)
+    value_ink = style(named_color(palette, values[0][2] if len(values) == 1 else "muted"), bold=len(values) == 1)
     return [Segment(title, ink), Segment(f" {right} ", value_ink)]
 
 
 def values_at(chart: ChartData, view: View, x: Scale) -> list[tuple[str, float, str]]:
     """Return (label, value, colour) of every curve at the crosshair, or of its last finite point."""
     result = []
-    curves = [(line.label, line.color, line.points.x, line.points.y) for line in chart.lines if not line.faint]
+    curves = [(line.label, line.color, line.points.x, line.points.y) for line in chart.lines]
     curves += [(shade.label, shade.color, shade.band.x, shade.band.mean) for shade in chart.shades]
     for label, color, xs, ys in curves:
         if not len(xs):
@@ -223,6 +229,7 @@ def _plot_rows(
     columns, rows = plot
     labels = _y_labels(y, rows)
     bits, color = _merged(layers, plot)
+    paints = [named_color(palette, layer.color) for layer in layers]
     cross = None if view.cursor is None else min(columns - 1, max(0, round(view.cursor * (columns - 1))))
     result = []
     for row in range(rows):
@@ -234,7 +241,7 @@ def _plot_rows(
         for column in range(columns):
             background = palette.panel if tints[column] else ""
             if codes[column]:
-                cells.append((chr(BRAILLE + codes[column]), layers[inks[column]].color, background))
+                cells.append((chr(BRAILLE + codes[column]), paints[inks[column]], background))
             elif column == cross:
                 cells.append(("│", palette.muted, background))
             else:
@@ -300,6 +307,6 @@ def _legend(chart: ChartData, view: View, x: Scale, width: int, palette: Palette
                 break
             rows.append([Segment(" " * GUTTER)])
             used = GUTTER
-        rows[-1] += [Segment(" ━ ", style(color, bold=True)), Segment(text, style(palette.muted))]
+        rows[-1] += [Segment(" ━ ", style(named_color(palette, color), bold=True)), Segment(text, style(palette.muted))]
         used += len(text) + 3
     return rows

@@ -115,8 +115,9 @@ class Curves(ScrollView, inherit_bindings=False):
             self._kept_for = state
         if index not in self._kept:
             palette = palette_of(self.app.theme)
+            legend = self.alone or self.view.cursor is not None  # in a grid the screen's own legend is enough
             strips = render(self.charts[index], self.view, size, x=self.x, palette=palette,
-                            focused=index == self.focus_index)  # fmt: skip
+                            focused=index == self.focus_index, legend=legend)  # fmt: skip
             blank = [Strip.blank(size[0], style(palette.text, palette.background))] * (size[1] - len(strips))
             self._kept[index] = [strip.apply_style(style(palette.text, palette.background)) for strip in strips] + blank
         return self._kept[index]

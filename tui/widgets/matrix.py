@@ -202,7 +202,8 @@ class MatrixView(ScrollView, inherit_bindings=False):
             width = max(3, min(8, self.cell_width - 8))
             words = "".join(f" {STATUS_GLYPHS[status]}{cell.counts[status]}" for status in ("running", "queued")
                             if cell.counts.get(status))  # fmt: skip
-            return ((bar(cell.progress, width), palette.statuses["running"]), (words, palette.muted))
+            filled, rest = bar(cell.progress, width)
+            return ((filled, palette.statuses["running"]), (rest, palette.faint), (words, palette.muted))
         pieces: list[Piece] = []
         if cell.n and self.cell_width < FULL_CELL:
             pieces.append((f"n={cell.n} ", palette.muted))

@@ -65,7 +65,8 @@ def _paint_status(run: RunRow, now: float, palette: Palette, _width: int) -> Seq
 def _paint_progress(run: RunRow, _now: float, palette: Palette, width: int) -> Sequence[Piece]:
     share = run.step / run.total_steps if run.total_steps else (1.0 if run.status == "completed" else 0.0)
     color = palette.statuses.get(run.status, palette.muted)
-    return ((bar(share, width - 5), color), (f" {min(share, 1.0):>4.0%}", palette.muted))
+    filled, rest = bar(share, width - 5)
+    return ((filled, color), (rest, palette.faint), (f" {min(share, 1.0):>4.0%}", palette.muted))
 
 
 def _paint_age(run: RunRow, now: float, palette: Palette, _width: int) -> Sequence[Piece]:
@@ -79,6 +80,10 @@ def _paint_eta(run: RunRow, now: float, _palette: Palette, _width: int) -> Seque
 def _paint_step(run: RunRow, _now: float, palette: Palette, _width: int) -> Sequence[Piece]:
     total = f"/{count_label(run.total_steps)}" if run.total_steps else ""
     return ((count_label(run.step), ""), (total, palette.muted))
+
+
+def _trouble(run: RunRow) -> str:
+    return run.error or (run.reason if run.reason and run.status != "completed" else "") or ""
 
 
 def _eta_value(run: RunRow) -> float | None:
@@ -103,7 +108,7 @@ BASE: tuple[RunColumn, ...] = (
     _number("duration", "took", 6, lambda run: run.duration_s, duration),
     _number("attempt", "try", 3, lambda run: run.attempt),
     _number("priority", "prio", 4, lambda run: run.priority),
-    _text("error", "error", 30, lambda run: run.error or run.reason or ""),
+    _text("error", "error", 30, _trouble),
 )  # fmt: skip
 BASE_KEYS = (*(column.key for column in BASE), "metric")
 
@@ -169,7 +174,7 @@ class RunTable(VirtualTable[RunRow]):
             key = self.metric_of(run)
             curve = sparkline(self.sparks.get(run.id, ()), SPARK_WIDTH)
             number_text = number(run.metrics.get(key)).rjust(7)
-            pieces = [(number_text, ""), (f" {curve} ", palette.statuses.get(run.status, palette.accent))]
+            pieces = [(number_text, ""), (f" {curve} ", palette.accent if run.status == "running" else palette.muted)]
             return pieces if self.shared_metric else [*pieces, (key.rpartition("/")[2], palette.muted)]
 
         title = self.shared_metric or "metric"

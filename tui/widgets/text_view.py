@@ -74,16 +74,21 @@ class TextView(ScrollView, inherit_bindings=False):
 
 
 def wrapped(line: TextLine, width: int) -> list[TextLine]:
-    """Cut a line into pieces of at most `width` characters, the colours kept; what is cut goes on indented by two."""
+    """Break a line into pieces of at most `width` characters, at spaces where there are, the colours kept.
+
+    What follows a break is indented by two; a word that is longer than a line is cut.
+    """
     rows: list[list[tuple[str, str]]] = [[]]
     left = width
     for text, name in line:
         rest = text
         while len(rest) > left:
-            at = rest.rfind(" ", max(1, left - 20), left) + 1 if left > 20 else 0
-            cut = at or left
-            rows[-1].append((rest[:cut], name))
-            rest = rest[cut:]
+            at = rest.rfind(" ", 0, left + 1)
+            if at <= 0 and left == width - 2 * (len(rows) > 1):
+                at = left  # nothing but this word fits into a whole line
+            if at > 0:
+                rows[-1].append((rest[:at], name))
+            rest = rest[max(at, 0) :].lstrip(" ")
             rows.append([("  ", "")])
             left = width - 2
         rows[-1].append((rest, name))
