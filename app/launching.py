@@ -66,6 +66,10 @@ def launch(context: typer.Context, job: Job, options: SubmitOptions, *, follow: 
         _tell_next(context, reference, ablation=done.ablation_id is not None)
         return
     code = _follow(context, paths, done, job.metric)
+    if code is not ExitCode.INTERRUPTED:
+        if done.ablation_id is not None and not as_json:
+            _print_table(paths, done.ablation_id)
+        _tell_further(context, reference, ablation=done.ablation_id is not None)
     if code is not ExitCode.DONE:
         raise typer.Exit(code)
 
@@ -82,15 +86,11 @@ def _follow(context: typer.Context, paths: HomePaths, done: Submitted, metric: s
         return [run for run in reader.runs(ablation_id=done.ablation_id, include_archived=True) if run.id in wanted]
 
     try:
-        code = follow(paths, select, metric)
+        return follow(paths, select, metric)
     except KeyboardInterrupt:
         say(f"no longer following; the runs go on. `{command(context, f'cancel {reference}')}` would end them.")
         _tell_next(context, reference, ablation=done.ablation_id is not None)
         return ExitCode.INTERRUPTED
-    if done.ablation_id is not None:
-        _print_table(paths, done.ablation_id)
-    _tell_further(context, reference, ablation=done.ablation_id is not None)
-    return code
 
 
 def _print_table(paths: HomePaths, ablation_id: str) -> None:
