@@ -1,0 +1,241 @@
+"""The Triton scan as torch operators: what it refuses, its registration with torch.library, and its gradients.
+
+Two opaque operators, forward and backward, so that `torch.compile` neither breaks the graph nor looks inside; the arguments'
+dtypes are settled before them, by ordinary operations that autograd differentiates.
+"""
+
+from math import lcm
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kernels.selective_scan.triton_launch import CHECKPOINT_STEPS, Arguments, scan_forward
+
+MAX_STATES = 256
+
+
+
+def refusal(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    dt_bias: Tensor | None = None,
+    dt_softplus: bool = False,
+    initial_state: Tensor | None = None,
+    reset: Tensor | None = None,
+) -> str:
+    """Say why the Triton kernel cannot serve these arguments; "" when it can."""
+    del dt_softplus, reset
+    named = (("x", x), ("dt", dt), ("A", A), ("B", B), ("C", C), ("D", D), ("z", z), ("dt_bias", dt_bias))
+    for name, tensor in (*named, ("initial_state", initial_state)):
+        if tensor is not None and tensor.is_complex():
+            return f"{name} is complex"
+        if tensor is not None and tensor.dtype == torch.float64:
+            return f"{name} is float64"
+    if A.shape[1] > MAX_STATES:
+        return f"d_state {A.shape[1]} is above {MAX_STATES}"
+    return ""
+
+
+def selective_scan_triton(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    dt_bias: Tensor | None = None,
+    dt_softplus: bool = False,
+    initial_state: Tensor | None = None,
+    reset: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Return y and the final state; see `selective_scan`. Arguments are taken as checked and not refused."""
+    B, C = _same_groups(_state_input(B), _state_input(C))
+    dt = dt.float() if dt.dim() == 1 else dt
+    D, dt_bias, initial_state = (
+        None if values is None else values.float().contiguous() for values in (D, dt_bias, initial_state)
+    )
+    tensors = (x, dt, A, B, C, D, z, dt_bias, initial_state)
+    save = torch.is_grad_enabled() and any(values is not None and values.requires_grad for values in tensors)
+    y, final_state, _ = selective_scan_forward(
+        x, dt, A.float().contiguous(), B, C, D, z, dt_bias, dt_softplus, initial_state, reset, save
+    )
+    return y, final_state
+
+
+def _state_input(values: Tensor) -> Tensor:
+    """B or C as the kernel reads it: a constant one in fp32, a selective one as it is."""
+    return values.float().contiguous() if values.dim() == 2 else values
+
+
+def _same_groups(B: Tensor, C: Tensor) -> tuple[Tensor, Tensor]:
+    """Repeat groups so that B and C have as many, where both have more than one."""
+    if B.dim() != 4 or C.dim() != 4 or B.shape[2] == C.shape[2]:
+        return B, C
+    groups = lcm(B.shape[2], C.shape[2])
+    return B.repeat_interleave(groups // B.shape[2], dim=2), C.repeat_interleave(groups // C.shape[2], dim=2)
+
+
+def _unit_stride(values: Tensor) -> Tensor:
+    """The same values with the channels adjacent in memory; a copy only where they are not."""
+    return values if values.stride(-1) == 1 or values.shape[-1] == 1 else values.contiguous()
+
+
+@torch.library.custom_op("mambalab::selective_scan_forward", mutates_args=())
+def selective_scan_forward(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    dt_bias: Tensor | None,
+    dt_softplus: bool,
+    initial_state: Tensor | None,
+    reset: Tensor | None,
+    save: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return y, the final state and the checkpoints (empty unless `save`)."""
+    arguments = Arguments(
+        x=_unit_stride(x),
+        dt=_unit_stride(dt),
+        A=A,
+        B=B,
+        C=C,
+        D=D,
+        z=None if z is None else _unit_stride(z),
+        dt_bias=dt_bias,
+        dt_softplus=dt_softplus,
+        initial_state=initial_state,
+        reset=None if reset is None else reset.contiguous(),
+    )
+    y, final_state, checkpoints = scan_forward(arguments, save=save)
+    return y, final_state, x.new_empty(0, dtype=torch.float32) if checkpoints is None else checkpoints
+
+
+@selective_scan_forward.register_fake
+def _(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    dt_bias: Tensor | None,
+    dt_softplus: bool,
+    initial_state: Tensor | None,
+    reset: Tensor | None,
+    save: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    batch, seqlen, d_inner = x.shape
+    chunks = (seqlen + CHECKPOINT_STEPS - 1) // CHECKPOINT_STEPS
+    return (
+        x.new_empty(batch, seqlen, d_inner),
+        x.new_empty(batch, d_inner, A.shape[1], dtype=torch.float32),
+        x.new_empty((batch, chunks, A.shape[1], d_inner) if save else (0,), dtype=torch.float32),
+    )
+
+
+@torch.library.custom_op("mambalab::selective_scan_backward", mutates_args=())
+def selective_scan_backward(
+    dy: Tensor,
+    dfinal_state: Tensor | None,
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    dt_bias: Tensor | None,
+    dt_softplus: bool,
+    initial_state: Tensor | None,
+    reset: Tensor | None,
+    checkpoints: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Return the gradients of the nine floating arguments, shaped and typed as they are; empty for an absent one."""
+    from kernels.selective_scan.triton_bwd_launch import scan_backward
+
+    gradients = scan_backward(
+        _unit_stride(dy),
+        dfinal_state,
+        _unit_stride(x),
+        _unit_stride(dt),
+        A,
+        B,
+        C,
+        D,
+        None if z is None else _unit_stride(z),
+        dt_bias,
+        dt_softplus,
+        initial_state,
+        None if reset is None else reset.contiguous(),
+        checkpoints,
+    )
+    inputs = (x, dt, A, B, C, D, z, dt_bias, initial_state)
+    first, *rest = (_finished(gradient, values, x) for gradient, values in zip(gradients, inputs, strict=True))
+    return first, rest[0], rest[1], rest[2], rest[3], rest[4], rest[5], rest[6], rest[7]
+
+
+def _finished(gradient: Tensor | None, values: Tensor | None, x: Tensor) -> Tensor:
+    """A gradient as the operator returns it: contiguous and of its argument's dtype."""
+    if values is None:
+        return x.new_empty(0)
+    assert gradient is not None
+    return gradient.to(values.dtype).contiguous()
+
+
+@selective_scan_backward.register_fake
+def _(
+    dy: Tensor,
+    dfinal_state: Tensor | None,
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    dt_bias: Tensor | None,
+    dt_softplus: bool,
+    initial_state: Tensor | None,
+    reset: Tensor | None,
+    checkpoints: Tensor,
+) -> tuple[Tensor, ...]:
+    inputs = (x, dt, A, B, C, D, z, dt_bias, initial_state)
+    return tuple(x.new_empty(0) if values is None else values.new_empty(values.shape) for values in inputs)
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    """Save what the backward needs: the inputs and the checkpoints, nothing of the size of the expanded states."""
+    *tensors, dt_softplus, initial_state, reset, save = inputs
+    ctx.set_materialize_grads(False)
+    ctx.dt_softplus = dt_softplus
+    ctx.saved = save
+    ctx.save_for_backward(*tensors, initial_state, reset, output[2])
+
+
+def _backward(ctx: Any, dy: Tensor | None, dfinal_state: Tensor | None, _: Tensor | None) -> tuple[Any, ...]:
+    x, dt, A, B, C, D, z, dt_bias, initial_state, reset, checkpoints = ctx.saved_tensors
+    if dy is None and dfinal_state is None:
+        return (None,) * 12
+    if not ctx.saved:
+        raise RuntimeError("selective_scan: the forward kept no checkpoints, so there is nothing to go back from")
+    dy = torch.zeros_like(x) if dy is None else dy
+    gradients = selective_scan_backward(
+        dy, dfinal_state, x, dt, A, B, C, D, z, dt_bias, ctx.dt_softplus, initial_state, reset, checkpoints
+    )
+    inputs = (x, dt, A, B, C, D, z, dt_bias, initial_state)
+    found = [None if values is None else gradient for gradient, values in zip(gradients, inputs, strict=True)]
+    return (*found[:8], None, found[8], None, None)
+
+
+selective_scan_forward.register_autograd(_backward, setup_context=_keep)
