@@ -1,0 +1,120 @@
+"""The benchmark end to end on a CPU, with ops that really pass and really fail their parity."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from kernels.bench import checks, doctor, official, registry, run
+from kernels.bench.problems import Problem, selective_scan_problem
+from kernels.bench.registry import Entry
+from kernels.common.errors import UnsupportedError
+
+
+def use(monkeypatch: pytest.MonkeyPatch, entry: Entry) -> None:
+    monkeypatch.setattr(registry, "ENTRIES", (entry,))
+
+
+def test_an_op_that_passes_gets_its_speeds(monkeypatch: pytest.MonkeyPatch, make_entry: Any) -> None:
+    use(monkeypatch, make_entry(0.0))
+    report = run.run_bench(quick=True, device="cpu", commit="abc")
+    assert report.passed
+    assert [(row.direction, row.implementation, row.refused) for row in report.rows] == [
+        ("forward", "torch", ""),
+        ("backward", "torch", ""),
+    ]
+    assert all(row.times is not None and row.times.median > 0 for row in report.rows)
+    assert report.rows[0].official_ms == 1.0
+    assert report.rows[1].official_ms == 2.0
+    assert report.commit == "abc"
+
+
+def test_an_op_that_fails_gets_none(monkeypatch: pytest.MonkeyPatch, make_entry: Any) -> None:
+    use(monkeypatch, make_entry(0.01))
+    monkeypatch.setattr("kernels.bench.verify.FACTOR", 0.5)  # the wrong form is its own yardstick here
+    report = run.run_bench(device="cpu", commit="abc")
+    assert not report.passed
+    ours = [row for row in report.rows if row.implementation == "torch"]
+    assert [row.direction for row in ours] == ["forward", "backward"]
+    assert all(row.times is None and row.refused.startswith("parity failed: y of 16") for row in ours)
+    assert all(row.times is not None for row in report.rows if row.implementation == "reference")
+
+
+def test_without_a_gpu_the_report_says_so(monkeypatch: pytest.MonkeyPatch, make_entry: Any) -> None:
+    use(monkeypatch, make_entry(0.0))
+    report = run.run_bench(quick=True, device="cpu", commit="abc")
+    assert report.notes == [run.NO_GPU]
+    assert run.NO_GPU in report.table()
+    assert report.dtype == "float32"
+
+
+def test_the_command_writes_json_and_prints_the_table(
+    monkeypatch: pytest.MonkeyPatch, make_entry: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    use(monkeypatch, make_entry(0.0))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert run.main(["--quick", "--out", str(tmp_path / "out.json"), "--commit", "abc"]) == 0
+    assert json.loads((tmp_path / "out.json").read_text())["commit"] == "abc"
+    assert "double" in capsys.readouterr().out
+
+
+def test_the_command_fails_with_its_parity(monkeypatch: pytest.MonkeyPatch, make_entry: Any) -> None:
+    use(monkeypatch, make_entry(0.01))
+    monkeypatch.setattr("kernels.bench.verify.FACTOR", 0.5)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert run.main(["--quick", "--commit", "abc"]) == 1
+
+
+def test_the_command_refuses_unknown_ops(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run.main(["--op", "nothing"]) == 2
+    assert "unknown op 'nothing'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("error", [UnsupportedError("not here"), RuntimeError("CUDA error: broken\nmore")])
+def test_a_kernel_that_cannot_run_is_a_failed_row(
+    monkeypatch: pytest.MonkeyPatch, make_entry: Any, error: Exception
+) -> None:
+    def broken(*args: Any, **kwargs: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(checks, "parity", broken)
+    rows = checks.check_entry(make_entry(0.0), torch.float32, "cpu")
+    assert [row.passed for row in rows] == [False]
+    assert str(error).splitlines()[0] in rows[0].case
+    assert type(error).__name__ in rows[0].case
+
+
+def test_doctor_checks_every_op_in_two_dtypes() -> None:
+    rows = doctor.parity_table("cpu")
+    assert {(row.op, row.dtype) for row in rows} == {
+        (entry.name, dtype) for entry in registry.ENTRIES for dtype in ("float32", "bfloat16")
+    }
+    assert all(row.passed for row in rows)
+
+
+def test_the_official_kernel_is_left_out_where_it_is_not_installed() -> None:
+    assert official.official(scan()) is None
+
+
+def test_the_official_scan_gets_its_own_names_and_layout(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, Any] = {}
+
+    def theirs(**arguments: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        seen.update(arguments)
+        return arguments["u"], arguments["A"]
+
+    monkeypatch.setattr(official, "_load", lambda module, name: theirs if "selective_scan" in module else None)
+    problem = official.official(scan())
+    assert problem is not None
+    problem.call("mamba_ssm")
+    assert set(seen) == {"u", "delta", "A", "B", "C", "D", "z", "delta_bias", "delta_softplus", "return_last_state"}
+    assert seen["u"].shape == (2, 4, 3)
+    assert seen["B"].shape == (2, 5, 3)
+    assert seen["u"].is_contiguous()
+    assert torch.equal(seen["u"], scan().tensors["x"].transpose(1, 2))
+
+
+def scan() -> Problem:
+    return selective_scan_problem({"batch": 2, "d_inner": 4, "seqlen": 3, "d_state": 5}, torch.float32, "cpu")
