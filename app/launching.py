@@ -116,13 +116,13 @@ def _tell_next(context: typer.Context, reference: str, *, ablation: bool) -> Non
 def _tell_further(context: typer.Context, reference: str, *, ablation: bool) -> None:
     """Name the three commands that look further at something that has ended."""
     second = f"table {reference} --format latex" if ablation else f"show {reference}"
-    sql = '"SELECT name, trial, seed, status, duration_s FROM v_runs ORDER BY num DESC LIMIT 10"'
+    sql = "SELECT * FROM v_ablation" if ablation else "SELECT * FROM v_runs LIMIT 10"
     _tell(
         context,
         [
             ("ui", "curves, logs and the matrix"),
             (second, "for the paper" if ablation else "all that is known of it"),
-            (f"query {sql}", "plain SQL"),
+            (f'query "{sql}"', "plain SQL"),
         ],
     )
 

@@ -45,7 +45,7 @@ def test_runs_outlive_who_follows_them_and_end_when_cancelled(folder: Folder) ->
     assert "the runs go on" in told
     assert f"mambalab cancel {ablation_id}" in told
 
-    running = [run for run in folder.json("ls", "--status", "running")]
+    running = folder.json("ls", "--status", "running")
     assert running
     run_id = running[0]["id"]
     with folder.started("logs", "-f", run_id) as log:
