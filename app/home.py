@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,3 +36,8 @@ def command(context: typer.Context, words: str) -> str:
     if not isinstance(given, Path) or os.environ.get("MAMBALAB_HOME") == str(given):
         return f"mambalab {words}"
     return f"mambalab --home {shlex.quote(str(given))} {words}"
+
+
+def command_line() -> str:
+    """Return what the user typed, for the record."""
+    return shlex.join(["mambalab", *sys.argv[1:]])

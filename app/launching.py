@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -12,7 +10,7 @@ import typer
 
 from app.console import data, data_json, flush, say
 from app.errors import ExitCode
-from app.home import command, home_paths
+from app.home import command, command_line, home_paths
 
 if TYPE_CHECKING:
     from storage.home import HomePaths
@@ -28,11 +26,6 @@ class Job:
     title: str
     metric: str
     write: Callable[[HomePaths, SubmitOptions], Submitted]
-
-
-def command_line() -> str:
-    """Return what the user typed, for the record."""
-    return shlex.join(["mambalab", *sys.argv[1:]])
 
 
 def submit_options(context: typer.Context, executor: str | None, address: str | None, priority: int) -> SubmitOptions:

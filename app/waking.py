@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from app.home import command_line
+
 if TYPE_CHECKING:
     from storage.home import HomePaths
     from workers.jobs.submission import SubmitOptions
@@ -44,29 +46,26 @@ def work_on(paths: HomePaths, options: SubmitOptions) -> None:
 def act_on_cancellations(paths: HomePaths) -> None:
     """See to the pending cancellations where no controller is alive to do it.
 
-    Runs that wait are cancelled here, under the controller's lock. Runs at work belong to a controller that died: one
-    like it is started, finds them and stops them.
+    Runs that wait are cancelled here: the store does that only to a run that waits still, so a controller that starts
+    meanwhile is no matter. Runs at work belong to a controller that died: one like it is started, finds and stops them.
     """
-    from app.launching import command_line
     from storage.repository import Repository
     from storage.status import RequestKind
-    from workers.jobs.lock import ControllerLock, read_record
-    from workers.jobs.submission import SubmitOptions, ensure_controller
+    from workers.jobs.lock import read_record
+    from workers.jobs.submission import SubmitOptions, controller_alive, ensure_controller
 
-    lock = ControllerLock(paths.controller_lock)
-    if not lock.acquire(patience_s=0.0):
-        return  # the living controller acts on them
-    try:
-        with Repository(paths) as repository:
-            for request in repository.pending_requests():
-                if request.kind == RequestKind.CANCEL and repository.cancel_queued(request.run_id, time.time()):
-                    repository.settle_request(
-                        request.id, done=True, outcome="cancelled before it started", now=time.time()
-                    )
-            left = bool(repository.pending_requests())
-    finally:
-        lock.release()
+    if controller_alive(paths):
+        return
+    with Repository(paths) as repository:
+        for request in repository.pending_requests():
+            now = time.time()
+            if request.kind == RequestKind.CANCEL and repository.cancel_queued(request.run_id, now):
+                repository.settle_request(request.id, done=True, outcome="cancelled before it started", now=now)
+        left = bool(repository.pending_requests())
     if left:
         last = read_record(paths)
-        executor, address = (last.executor, last.address or None) if last else (DEFAULT_EXECUTOR, None)
+        executor = DEFAULT_EXECUTOR if last is None else last.executor
+        if executor == "inline":  # its process is gone and needs no other; what it left is found by any controller
+            executor = "subprocess"
+        address = None if last is None else last.address or None
         ensure_controller(paths, SubmitOptions(command=command_line(), executor=executor, address=address))

@@ -12,8 +12,7 @@ def retry(context: typer.Context, refs: Refs, *, executor: Executor = None, addr
     """Queue failed and cancelled runs once more; each goes on from its newest checkpoint."""
     from app.console import data, say
     from app.errors import bad_input
-    from app.home import home_paths, reader
-    from app.launching import command_line
+    from app.home import command_line, home_paths, reader
     from app.refs import runs_named
     from app.waking import choose_executor, work_on
     from storage.control import request
