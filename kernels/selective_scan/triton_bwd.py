@@ -11,8 +11,9 @@ tile and a channel group is CHANNELS neighbouring channels: a thread holds STEPS
 import triton
 import triton.language as tl
 
-from kernels.selective_scan.triton_common import LN2, ex2, prefetch_l1, prefetch_l2, sigmoid, softplus
+from kernels.selective_scan.triton_common import LN2, ex2, sigmoid, softplus
 from kernels.selective_scan.triton_lanes import (
+    fetch,
     lane_down,
     lane_flip,
     lane_up,
@@ -30,26 +31,22 @@ CLOSED = tl.constexpr(-1e30)  # an exponent that makes a decay zero, whatever th
 
 
 @triton.jit
-def fetch(pointer, row_stride, thread, ROWS: tl.constexpr, COLUMNS: tl.constexpr, THREADS: tl.constexpr, LEVEL: tl.constexpr):
-    """Prefetch ROWS rows of COLUMNS elements; every address must be inside the tensor."""
-    SECTOR: tl.constexpr = 256 // pointer.dtype.element_ty.primitive_bitwidth
-    SECTORS: tl.constexpr = (COLUMNS + SECTOR - 1) // SECTOR
-    for i in tl.static_range((ROWS * SECTORS + THREADS - 1) // THREADS):
-        sector = tl.minimum(thread + i * THREADS, ROWS * SECTORS - 1)
-        address = pointer + (sector // SECTORS) * row_stride + (sector % SECTORS) * SECTOR
-        if LEVEL == 1:
-            prefetch_l1(address)
-        else:
-            prefetch_l2(address)
-
-
-@triton.jit
-def by_channel(values, CHANNELS: tl.constexpr):
+def back_in_rows(values, CHANNELS: tl.constexpr):
     """Reorder a tuple accumulated channel by channel in descending time to ascending time, channels innermost."""
     out = ()
     for i in tl.static_range(STEPS):
         for c in tl.static_range(CHANNELS):
             out = out + (values[c * STEPS + STEPS - 1 - i],)
+    return out
+
+
+@triton.jit
+def in_rows(values, CHANNELS: tl.constexpr):
+    """Reorder a tuple accumulated channel by channel in ascending time to channels innermost."""
+    out = ()
+    for i in tl.static_range(STEPS):
+        for c in tl.static_range(CHANNELS):
+            out = out + (values[c * STEPS + i],)
     return out
 
 
@@ -409,33 +406,34 @@ def scan_backward_kernel(
                     g = g + ex2(rate * span_down[2 * c] + down0) * lane_down(g, 4)
                     h = h + ex2(rate * span_up[2 * c + 1] + up1) * lane_up(h, 8)
                     g = g + ex2(rate * span_down[2 * c + 1] + down1) * lane_down(g, 8)
-                    states = ()
+                    kept = ()
+                    dC_sum = zero
+                    dCs_c = ()
                     for i in tl.static_range(R):
-                        h = a[i] * h + u[i]
-                        states = states + (h,)
+                        past = a[i] * h
+                        kept = kept + (past,)
+                        h = past + u[i]
+                        if HAS_Z:
+                            ys_c = ys_c + (ys[i * CHANNELS + c] + h * (C_row[c] if C_CONSTANT else Cs[i]),)
+                        if C_CONSTANT:
+                            dC_sum += h * dys[i * CHANNELS + c]
+                            dCs_c = dCs_c + (zero,)
+                        else:
+                            dCs_c = dCs_c + (dCs[i] + h * dys[i * CHANNELS + c],)
                     dA_sum = zero
                     dB_sum = zero
-                    dC_sum = zero
                     dBs_c = ()
-                    dCs_c = ()
                     for back in tl.static_range(R):
-                        G = q[R - 1 - back] + g  # the gradient of state i
-                        r = G * (states[R - 1 - back] - u[R - 1 - back])  # times a[R - 1 - back] h[i - 1]
+                        G = q[R - 1 - back] + g  # the gradient of the state
+                        r = G * kept[R - 1 - back]
                         dA_sum += r * dts[(R - 1 - back) * CHANNELS + c]
                         s1_c = s1_c + (s1[(R - 1 - back) * CHANNELS + c] + G * (B_row[c] if B_CONSTANT else Bs[R - 1 - back]),)
                         s2_c = s2_c + (s2[(R - 1 - back) * CHANNELS + c] + r * rate,)
-                        if HAS_Z:
-                            ys_c = ys_c + (ys[(R - 1 - back) * CHANNELS + c] + states[R - 1 - back] * (C_row[c] if C_CONSTANT else Cs[R - 1 - back]),)
                         if B_CONSTANT:
                             dB_sum += G * dus[(R - 1 - back) * CHANNELS + c]
                             dBs_c = dBs_c + (zero,)
                         else:
                             dBs_c = dBs_c + (dBs[back] + G * dus[(R - 1 - back) * CHANNELS + c],)
-                        if C_CONSTANT:
-                            dC_sum += states[R - 1 - back] * dys[(R - 1 - back) * CHANNELS + c]
-                            dCs_c = dCs_c + (zero,)
-                        else:
-                            dCs_c = dCs_c + (dCs[back] + states[R - 1 - back] * dys[(R - 1 - back) * CHANNELS + c],)
                         g = G * a[R - 1 - back]
                     dBs = dBs_c
                     dCs = dCs_c
@@ -445,10 +443,10 @@ def scan_backward_kernel(
                         dB_new = dB_new + (dB_old[c] + dB_sum,)
                     if C_CONSTANT:
                         dC_new = dC_new + (dC_old[c] + dC_sum,)
-                s1 = by_channel(s1_c, CHANNELS)
-                s2 = by_channel(s2_c, CHANNELS)
+                s1 = back_in_rows(s1_c, CHANNELS)
+                s2 = back_in_rows(s2_c, CHANNELS)
                 if HAS_Z:
-                    ys = by_channel(ys_c, CHANNELS)
+                    ys = in_rows(ys_c, CHANNELS)
                 store_row(dA_ptr + n * (4 * D_INNER), at_sum, dA_new, channel_mask, CHANNELS, PAIRS, MASKED)
                 if B_CONSTANT:
                     store_row(dB_ptr + sums + n * (4 * D_INNER), at_sum, dB_new, channel_mask, CHANNELS, PAIRS, MASKED)
@@ -465,7 +463,7 @@ def scan_backward_kernel(
                     for i in tl.static_range(R):
                         values = values + (dBs[R - 1 - i],)
                     for i in tl.static_range(R):
-                        values = values + (dCs[R - 1 - i],)
+                        values = values + (dCs[i],)
                     mine = quad_sums(values, lane, EXACT)
                     both = ()
                     for i in tl.static_range(4):

@@ -47,6 +47,7 @@ class Plan:
     chunk_tiles: int
     piece_steps: int
     prefetch: int
+    registers: int | None = None
 
 
 def plan_backward(batch: int, seqlen: int, d_inner: int, d_state: int, ngroups: int) -> Plan:
@@ -185,8 +186,8 @@ def _with_groups(values: Tensor, ngroups: int) -> Tensor:
 
 def _without_groups(gradient: Tensor, values: Tensor) -> Tensor:
     """Undo `_with_groups` for a gradient: sum over the groups that shared one row of the original."""
-    if values.dim() == 2 or gradient.shape == values.shape:
-        return gradient
+    if values.dim() == 2 or gradient.numel() == values.numel():
+        return gradient.view(values.shape)
     shape = (*values.shape[:2], values.shape[2] if values.dim() == 4 else 1, -1, values.shape[-1])
     return gradient.view(shape).sum(3).view(values.shape).to(values.dtype)
 
@@ -411,6 +412,7 @@ def _main(problem: _Problem, plan: Plan, laid: _Laid, carry: Tensor, carried: bo
         CARRIED=carried,
         PREFETCH=plan.prefetch if rows_adjacent else 0,
         num_warps=plan.warps,
+        **({} if plan.registers is None else {"maxnreg": plan.registers}),
     )
     return partial
 

@@ -8,7 +8,7 @@ Triton's interpreter has no inline assembly: there the same functions gather, wi
 import triton
 import triton.language as tl
 
-from kernels.selective_scan.triton_common import INTERPRETED, high_float, low_float
+from kernels.selective_scan.triton_common import INTERPRETED, high_float, low_float, prefetch_l1, prefetch_l2
 
 if INTERPRETED:
 
@@ -273,3 +273,17 @@ def store_row(pointer, offset, values, mask, CHANNELS: tl.constexpr, PAIRS: tl.c
                 tl.store(pointer + offset + c, values[c].to(dtype), mask=mask[c])
             else:
                 tl.store(pointer + offset + c, values[c].to(dtype))
+
+
+@triton.jit
+def fetch(pointer, row_stride, thread, ROWS: tl.constexpr, COLUMNS: tl.constexpr, THREADS: tl.constexpr, LEVEL: tl.constexpr):
+    """Prefetch ROWS rows of COLUMNS elements; every address must be inside the tensor."""
+    SECTOR: tl.constexpr = 256 // pointer.dtype.element_ty.primitive_bitwidth
+    SECTORS: tl.constexpr = (COLUMNS + SECTOR - 1) // SECTOR
+    for i in tl.static_range((ROWS * SECTORS + THREADS - 1) // THREADS):
+        sector = tl.minimum(thread + i * THREADS, ROWS * SECTORS - 1)
+        address = pointer + (sector // SECTORS) * row_stride + (sector % SECTORS) * SECTOR
+        if LEVEL == 1:
+            prefetch_l1(address)
+        else:
+            prefetch_l2(address)
