@@ -21,8 +21,8 @@ from kernels.bench.verify import ParityRow, dtype_name
 from kernels.common.errors import KernelError
 
 NO_GPU = "No CUDA device here: the plain forms are timed on the CPU, the Triton kernels are not."
-REFERENCE_SEQLEN = 4096
-"""Longer sequences are not timed on the sequential reference: it takes seconds a call and says nothing new."""
+PLAIN_SEQLEN = 2048
+"""On a GPU the plain forms of the scan are launches for every position: longer sequences take seconds and say nothing new."""
 
 
 def run_bench(
@@ -38,7 +38,7 @@ def run_bench(
     Args:
         ops: names as in the registry.
         shapes: labels as in the registry, like "8x2048x2048x16".
-        quick: fewer samples, parity on the small problems alone, and no sequential reference.
+        quick: fewer samples, parity on the small problems alone, and none of the slow plain forms beside the fast one.
         device: "cuda" where there is one, else "cpu".
         commit: what was measured; asked of git by default.
 
@@ -83,13 +83,13 @@ def _rows(subject: Subject, checks: Sequence[ParityRow], quick: bool) -> Iterato
         yield from refused(subject.rows(ours), reason)
     else:
         yield from measured(subject, ours, effort)
-    if gpu:
-        yield from measured(subject, problem.plain, QUICK)
-        theirs = official.official(problem)
-        if theirs is not None:
-            yield from measured(Subject(theirs, subject.shape, subject.floors, subject.device), official.NAME, effort)
-    if not quick and subject.shape.sizes.get("seqlen", 1) <= REFERENCE_SEQLEN:
-        yield from measured(subject, "reference", QUICK)
+    theirs = official.official(problem) if gpu else None
+    if theirs is not None:
+        yield from measured(Subject(theirs, subject.shape, subject.floors, subject.device), official.NAME, effort)
+    if quick or subject.shape.sizes.get("seqlen", 1) > PLAIN_SEQLEN:
+        return
+    for plain in (problem.plain, "reference") if gpu else ("reference",):
+        yield from measured(subject, plain, QUICK)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -98,7 +98,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="write the JSON report here")
     parser.add_argument("--op", action="append", dest="ops", help="only this op (may be repeated)")
     parser.add_argument("--shape", action="append", dest="shapes", help="only this shape, like 8x2048x2048x16")
-    parser.add_argument("--quick", action="store_true", help="fewer samples, small parity problems, no reference")
+    parser.add_argument(
+        "--quick", action="store_true", help="fewer samples, small parity problems, no plain forms beside the fast one"
+    )
     parser.add_argument("--commit", help="the commit to record, where git cannot be asked")
     options = parser.parse_args(arguments)
     try:

@@ -15,6 +15,9 @@ GRAPH_COPIES = 10
 FLUSH_BYTES = 256 * 2**20
 """Five times the L2 cache of an H100."""
 
+SLOW_MS = 100
+"""Calls that take longer are sampled once."""
+
 MAX_FLUSHES = 32
 """Enough for launches that take 2 ms on the host; what takes longer is bound by its launches and measured as such."""
 
@@ -38,10 +41,13 @@ def summarize(samples: list[float], method: str) -> Times:
 
 
 def time_calls(call: Call, device: str, *, budget_ms: float, at_least: int = 5, at_most: int = 200) -> Times:
-    """Sample `call` for about `budget_ms`, after a warm-up."""
+    """Sample `call` for about `budget_ms`, after a warm-up; a call slower than SLOW_MS on a GPU only once."""
     if not device.startswith("cuda"):
         return _time_on_cpu(call, budget_ms, at_least, at_most)
     flush = torch.empty(FLUSH_BYTES, dtype=torch.int8, device=device)
+    call()  # compiles, allocates
+    if _event_sample(call, flush) > SLOW_MS:
+        return summarize([_event_sample(call, flush)], "events, cold L2")
     for _ in range(WARM_UP):
         call()
     torch.cuda.synchronize()

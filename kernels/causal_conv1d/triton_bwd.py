@@ -9,22 +9,7 @@ share of dweight and dbias goes to partial[batch, chunk, plane, d]: a plane for 
 import triton
 import triton.language as tl
 
-
-# x at one position (from the initial state before position 0), one row of channels; 0 outside.
-@triton.jit
-def _row(x_ptr, initial_ptr, at, offset_x, offset_initial, channel_mask, seqlen, stride_x_t, stride_initial_t, WIDTH: tl.constexpr,
-         HAS_INITIAL: tl.constexpr):  # fmt: skip
-    value = tl.load(x_ptr + at * stride_x_t + offset_x, mask=channel_mask & (at >= 0) & (at < seqlen), other=0.0)
-    if HAS_INITIAL:
-        source = initial_ptr + (at + WIDTH - 1) * stride_initial_t + offset_initial
-        before = tl.load(source, mask=channel_mask & (at < 0) & (at >= 1 - WIDTH), other=0.0)
-        value = value.to(tl.float32) + before.to(tl.float32)
-    return value
-
-
-@triton.jit
-def _resets(reset_ptr, at, seqlen, stride_reset_t):
-    return tl.load(reset_ptr + at * stride_reset_t, mask=(at >= 0) & (at < seqlen), other=0) != 0
+from kernels.causal_conv1d.triton_fwd import resets_at, row_at
 
 
 # Program: one (batch, chunk, block of channels), channels fastest.
@@ -34,7 +19,7 @@ def conv_backward(x_ptr, weight_ptr, bias_ptr, initial_ptr, reset_ptr, dy_ptr, d
                   stride_initial_batch, stride_initial_t, stride_initial_d, stride_reset_batch, stride_reset_t, stride_dy_batch,
                   stride_dy_t, stride_dy_d, stride_dfinal_batch, stride_dfinal_t, stride_dfinal_d,
                   WIDTH: tl.constexpr, SILU: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_INITIAL: tl.constexpr,
-                  HAS_RESET: tl.constexpr, HAS_DY: tl.constexpr, HAS_DFINAL: tl.constexpr, STEPS: tl.constexpr,
+                  HAS_RESET: tl.constexpr, HAS_DY: tl.constexpr, HAS_DFINAL: tl.constexpr, STEPS: tl.constexpr, STAGES: tl.constexpr,
                   BLOCK_D: tl.constexpr):  # fmt: skip
     blocks_d = tl.cdiv(d, BLOCK_D)
     program = tl.program_id(0)
@@ -64,11 +49,11 @@ def conv_backward(x_ptr, weight_ptr, bias_ptr, initial_ptr, reset_ptr, dy_ptr, d
     for back in tl.static_range(WIDTH):
         source = weight_ptr + channel * stride_weight_d + (WIDTH - 1 - back) * stride_weight_w
         weight = weight + (tl.load(source, mask=channel_mask, other=0.0).to(tl.float32),)
-        value = _row(x_ptr, initial_ptr, top - 1 - back, offset_x, offset_initial, channel_mask, seqlen, stride_x_t, stride_initial_t,
+        value = row_at(x_ptr, initial_ptr, top - 1 - back, offset_x, offset_initial, channel_mask, seqlen, stride_x_t, stride_initial_t,
                      WIDTH, HAS_INITIAL)  # fmt: skip
         window = window + (value.to(tl.float32),)
         if HAS_RESET:
-            cut = cut + (_resets(reset_ptr, top - 1 - back, seqlen, stride_reset_t),)
+            cut = cut + (resets_at(reset_ptr, top - 1 - back, seqlen, stride_reset_t),)
         dwindow = dwindow + (zero,)
         dweight = dweight + (zero,)
     dbias = zero
@@ -76,13 +61,13 @@ def conv_backward(x_ptr, weight_ptr, bias_ptr, initial_ptr, reset_ptr, dy_ptr, d
     lowest = first
     if HAS_INITIAL:
         lowest = tl.where(chunk == 0, first + 1 - WIDTH, first)
-    for base in range(0, top - lowest, STEPS):
+    for base in tl.range(0, top - lowest, STEPS, num_stages=STAGES):
         incoming = ()
         upstream = ()
         for step in tl.static_range(STEPS):  # a block's loads come before its stores, which would hold them up
             t = top - 1 - base - step
             incoming = incoming + (
-                _row(x_ptr, initial_ptr, t - WIDTH, offset_x, offset_initial, channel_mask, seqlen, stride_x_t, stride_initial_t,
+                row_at(x_ptr, initial_ptr, t - WIDTH, offset_x, offset_initial, channel_mask, seqlen, stride_x_t, stride_initial_t,
                      WIDTH, HAS_INITIAL),
             )  # fmt: skip
             if HAS_DY:
@@ -142,7 +127,7 @@ def conv_backward(x_ptr, weight_ptr, bias_ptr, initial_ptr, reset_ptr, dy_ptr, d
             window = moved + (incoming[step].to(tl.float32),)
             dwindow = dmoved + (zero,)
             if HAS_RESET:
-                cut = cmoved + (_resets(reset_ptr, t - WIDTH, seqlen, stride_reset_t),)
+                cut = cmoved + (resets_at(reset_ptr, t - WIDTH, seqlen, stride_reset_t),)
     target = partial_ptr + (batch * chunks + chunk) * (WIDTH + HAS_BIAS) * d + channel
     for back in tl.static_range(WIDTH):
         tl.store(target + (WIDTH - 1 - back) * d, dweight[back], mask=channel_mask)

@@ -11,8 +11,8 @@ import triton
 from torch import Tensor
 
 from kernels.causal_conv1d.triton_bwd import conv_backward
-from kernels.causal_conv1d.triton_bwd_wide import input_gradient, weight_gradient, window_gradient
 from kernels.causal_conv1d.triton_fwd import conv_forward, conv_update
+from kernels.causal_conv1d.triton_wide import conv_forward_wide, input_gradient, weight_gradient, window_gradient
 from kernels.common.devices import on_device
 from kernels.common.triton_reduce import sum_partials
 
@@ -20,7 +20,9 @@ NARROW = 8
 """The largest width whose window is kept in registers; wider filters take loops and three backward passes."""
 
 TILE = 2048
-STEPS = 4
+FORWARD_STEPS, BACKWARD_STEPS = 8, 4
+STAGES = 1
+FORWARD_WARPS, BACKWARD_WARPS = 1, 1
 PROGRAMS = 2048
 CHUNKS = (128, 64, 32, 16)
 WIDE_CHUNK = 64
@@ -62,18 +64,18 @@ def causal_conv1d_update_triton(
 
 
 def chunk_size(batch: int, seqlen: int, d: int, width: int) -> int:
-    """The positions a backward program owns: as many as leave PROGRAMS programs, so that halos and partial sums stay small."""
-    blocks = batch * triton.cdiv(d, _backward_block(d, width))
+    """The positions a program owns: as many as leave PROGRAMS programs, so that halos and partial sums stay small."""
+    blocks = batch * triton.cdiv(d, _narrow_block(d, width))
     size: int = next((size for size in CHUNKS if blocks * triton.cdiv(seqlen, size) >= PROGRAMS), CHUNKS[-1])
     return size
 
 
-def _backward_block(d: int, width: int) -> int:
+def _narrow_block(d: int, width: int) -> int:
     block: int = min(128 if width <= 4 else 64, triton.next_power_of_2(d))
     return block
 
 
-def _forward_block(d: int) -> tuple[int, int]:
+def _wide_block(d: int) -> tuple[int, int]:
     block_d: int = min(128, triton.next_power_of_2(d))
     return TILE // block_d, block_d
 
@@ -100,15 +102,33 @@ def _causal_conv1d(
     y, final = _outputs(x, weight, bias, initial_state, reset, silu)
     batch, seqlen, d = x.shape
     width = weight.shape[1]
-    block_t, block_d = _forward_block(d)
-    blocks_t = triton.cdiv(seqlen, block_t)
+    arguments = (
+        x, weight, bias if bias is not None else x, initial_state if initial_state is not None else x,
+        reset if reset is not None else x, y, final, seqlen, d,
+    )  # fmt: skip
+    strides = (*x.stride(), *weight.stride(), *_strides(bias, 1), *_strides(initial_state, 3), *_strides(reset, 2))
+    flags = {"WIDTH": width, "SILU": silu} | _flags(bias, initial_state, reset)
     with on_device(x):
-        conv_forward[(triton.cdiv(d, block_d) * blocks_t * batch,)](
-            x, weight, bias if bias is not None else x, initial_state if initial_state is not None else x,
-            reset if reset is not None else x, y, final, seqlen, d, blocks_t, *x.stride(), *weight.stride(), *_strides(bias, 1),
-            *_strides(initial_state, 3), *_strides(reset, 2), WIDTH=width, SILU=silu, **_flags(bias, initial_state, reset),
-            UNROLL=width <= NARROW, BLOCK_T=block_t, BLOCK_D=block_d, num_warps=4,
-        )  # fmt: skip
+        if width <= NARROW:
+            block_d = _narrow_block(d, width)
+            size = chunk_size(batch, seqlen, d, width)
+            chunks = triton.cdiv(seqlen, size)
+            conv_forward[(triton.cdiv(d, block_d) * chunks * batch,)](
+                *arguments,
+                chunks,
+                size,
+                *strides,
+                **flags,
+                STEPS=FORWARD_STEPS,
+                BLOCK_D=block_d,
+                num_warps=FORWARD_WARPS,
+            )
+        else:
+            block_t, block_d = _wide_block(d)
+            blocks_t = triton.cdiv(seqlen, block_t)
+            conv_forward_wide[(triton.cdiv(d, block_d) * blocks_t * batch,)](
+                *arguments, blocks_t, *strides, **flags, BLOCK_T=block_t, BLOCK_D=block_d, num_warps=4
+            )
     return y, final
 
 
@@ -179,14 +199,15 @@ def _narrow(
     batch, seqlen, d = x.shape
     width = weight.shape[1]
     size = chunk_size(batch, seqlen, d, width)
-    chunks, block_d = triton.cdiv(seqlen, size), _backward_block(d, width)
+    chunks, block_d = triton.cdiv(seqlen, size), _narrow_block(d, width)
     partial = torch.empty((batch * chunks, width + (bias is not None), d), dtype=torch.float32, device=x.device)
     conv_backward[(triton.cdiv(d, block_d) * chunks * batch,)](
         x, weight, bias if bias is not None else x, initial_state if initial_state is not None else x,
         reset if reset is not None else x, dy if dy is not None else x, dfinal if dfinal is not None else x, dx, dinitial, partial,
         seqlen, d, chunks, size, *x.stride(), *weight.stride(), *_strides(bias, 1), *_strides(initial_state, 3),
         *_strides(reset, 2), *_strides(dy, 3), *_strides(dfinal, 3), WIDTH=width, SILU=silu, **_flags(bias, initial_state, reset),
-        HAS_DY=dy is not None, HAS_DFINAL=dfinal is not None, STEPS=STEPS, BLOCK_D=block_d, num_warps=1,
+        HAS_DY=dy is not None, HAS_DFINAL=dfinal is not None, STEPS=BACKWARD_STEPS, STAGES=STAGES, BLOCK_D=block_d,
+        num_warps=BACKWARD_WARPS,
     )  # fmt: skip
     return partial
 
@@ -208,7 +229,7 @@ def _wide(
     width = weight.shape[1]
     dy = torch.zeros_like(x) if dy is None else dy
     flags = _flags(bias, initial_state, reset)
-    block_t, block_d = _forward_block(d)
+    block_t, block_d = _wide_block(d)
     blocks_t, blocks_d = triton.cdiv(seqlen, block_t), triton.cdiv(d, block_d)
     initial, marks = (x if tensor is None else tensor for tensor in (initial_state, reset))
     gradient = torch.empty((batch, seqlen, d), dtype=torch.float32, device=x.device)

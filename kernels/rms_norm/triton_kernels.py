@@ -37,13 +37,13 @@ def norm_forward(x_ptr, weight_ptr, residual_ptr, y_ptr, stream_ptr, rstd_ptr, r
 @triton.jit
 def norm_backward(dy_ptr, dstream_ptr, stream_ptr, weight_ptr, rstd_ptr, dx_ptr, dresidual_ptr, partial_ptr, rows, d, tiles,
                   stride_dy_row, stride_dy_d, stride_dstream_row, stride_dstream_d, stride_stream_row, stride_stream_d, stride_weight,
-                  HAS_DY: tl.constexpr, HAS_DSTREAM: tl.constexpr, WRITE_DRESIDUAL: tl.constexpr,
+                  HAS_DY: tl.constexpr, HAS_DSTREAM: tl.constexpr, WRITE_DRESIDUAL: tl.constexpr, STAGES: tl.constexpr,
                   BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr):  # fmt: skip
     program = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, BLOCK_D)
     weight = tl.load(weight_ptr + column * stride_weight, mask=column < d, other=0.0).to(tl.float32)
     dweight = tl.zeros((BLOCK_D,), tl.float32)
-    for tile in range(0, tiles):
+    for tile in tl.range(0, tiles, num_stages=STAGES):
         row = (program * tiles + tile) * BLOCK_R + tl.arange(0, BLOCK_R)
         inside = (row[:, None] < rows) & (column[None, :] < d)
         gradient = tl.zeros((BLOCK_R, BLOCK_D), tl.float32)

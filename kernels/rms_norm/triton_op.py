@@ -17,7 +17,9 @@ MAX_D = 16384
 """A row must fit one program's registers: 16,384 fp32 values over 512 threads."""
 
 TILE = 2048
-PROGRAMS = 1024
+VALUES_PER_WARP = 512
+PROGRAMS = 512
+STAGES = 1
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 
@@ -49,7 +51,7 @@ def tiling(d: int) -> Tiling:
     """Tiles of about TILE values: several short rows, or one long one."""
     block_d = triton.next_power_of_2(d)
     block_rows = max(1, TILE // block_d)
-    return Tiling(block_rows, block_d, min(16, max(1, block_rows * block_d // 512)))
+    return Tiling(block_rows, block_d, min(16, max(1, block_rows * block_d // VALUES_PER_WARP)))
 
 
 def _writes_stream(x: Tensor, residual: Tensor | None) -> bool:
@@ -110,7 +112,7 @@ def _rms_norm_backward(
         norm_backward[(programs,)](
             of_y, of_stream, flat, weight, rstd, dx, dresidual, partial, rows, d, tiles,
             *of_y.stride(), *of_stream.stride(), *flat.stride(), weight.stride(0),
-            HAS_DY=dy is not None, HAS_DSTREAM=dstream is not None, WRITE_DRESIDUAL=separate,
+            HAS_DY=dy is not None, HAS_DSTREAM=dstream is not None, WRITE_DRESIDUAL=separate, STAGES=STAGES,
             BLOCK_R=tile.block_rows, BLOCK_D=tile.block_d, num_warps=tile.warps,
         )  # fmt: skip
         sum_partials(partial, dweight[None])

@@ -11,6 +11,7 @@ from kernels.common.devices import on_device
 from kernels.selective_state_update.triton_kernels import state_update
 
 TILE = 1024
+WARPS = 2
 MAX_BLOCK_N = 64
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
@@ -86,7 +87,7 @@ def _selective_state_update(
             0 if D is None else D.stride(0), *gate.stride(), 0 if dt_bias is None else dt_bias.stride(0),
             d_inner // b.shape[1], d_inner // c.shape[1],
             HAS_D=D is not None, HAS_Z=z is not None, HAS_BIAS=dt_bias is not None, SOFTPLUS=dt_softplus,
-            BLOCK_D=block_d, BLOCK_N=block_n, num_warps=2,
+            BLOCK_D=block_d, BLOCK_N=block_n, num_warps=WARPS,
         )  # fmt: skip
     return y
 
