@@ -59,8 +59,9 @@ def selective_scan_chunked(
     dtype = real.to_complex() if A.is_complex() else real
     ngroups = math.lcm(*(values.shape[2] for values in (B, C) if values.dim() == 4))
     dt = step_sizes(x, dt, dt_bias, dt_softplus)
+    u = x.to(real)  # once: each cast would round its part of the gradient
     y, final_state = _Scan.apply(  # type: ignore[no-untyped-call]
-        group_channels(x.to(real), ngroups)[..., None, :],
+        group_channels(u, ngroups)[..., None, :],
         group_channels(dt, ngroups)[..., None, :],
         _states_first(A.to(dtype), ngroups),
         _broadcastable(B.to(dtype), ngroups),
@@ -69,7 +70,7 @@ def selective_scan_chunked(
         reset,
     )
     final_state = final_state.transpose(-1, -2).reshape(len(x), *A.shape)
-    return finish(y.view(x.shape), x, D, z), final_state
+    return finish(y.view(x.shape), u, D, z).to(x.dtype), final_state
 
 
 def _states_first(values: Tensor, ngroups: int) -> Tensor:

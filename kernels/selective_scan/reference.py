@@ -31,13 +31,14 @@ def selective_scan_reference(
     real = state_dtype(x)
     dtype = real.to_complex() if A.is_complex() else real
     dt = step_sizes(x, dt, dt_bias, dt_softplus)
+    u = x.to(real)  # once: each cast would round its part of the gradient
     A = A.to(dtype)
     B, C = (per_channel(values.to(dtype), x.shape) for values in (B, C))
     h = torch.zeros(batch, d_inner, A.shape[1], dtype=dtype, device=x.device)
     h = h if initial_state is None else initial_state.to(dtype)
     resets = None if reset is None else reset[..., None, None].unbind(1)
     along = zip(
-        *(values.unbind(1) for values in (dt, dt * x.to(real), B, C)), strict=True
+        *(values.unbind(1) for values in (dt, dt * u, B, C)), strict=True
     )  # views: cheap to go back through
     outputs = []
     for t, (now_dt, now_dtx, now_B, now_C) in enumerate(along):
@@ -47,7 +48,7 @@ def selective_scan_reference(
         outputs.append((now_C * h).sum(-1))
     y = torch.stack(outputs, dim=1)
     y = 2 * y.real if y.is_complex() else y
-    return finish(y, x, D, z), h
+    return finish(y, u, D, z).to(x.dtype), h
 
 
 def step_sizes(x: Tensor, dt: Tensor, dt_bias: Tensor | None, dt_softplus: bool) -> Tensor:
@@ -61,12 +62,10 @@ def step_sizes(x: Tensor, dt: Tensor, dt_bias: Tensor | None, dt_softplus: bool)
 
 
 def finish(y: Tensor, x: Tensor, D: Tensor | None, z: Tensor | None) -> Tensor:
-    """Add the skip, apply the gate, and round to the dtype of x."""
+    """Add the skip and apply the gate; y and x are in the state's real dtype."""
     if D is not None:
-        y = torch.addcmul(y, x.to(y.dtype), D.to(y.dtype))
-    if z is not None:
-        y = y * F.silu(z.to(y.dtype))
-    return y.to(x.dtype)
+        y = torch.addcmul(y, x, D.to(y.dtype))
+    return y if z is None else y * F.silu(z.to(y.dtype))
 
 
 def per_channel(values: Tensor, shape: torch.Size) -> Tensor:

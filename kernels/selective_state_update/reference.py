@@ -28,11 +28,12 @@ def selective_state_update_reference(
     A = A.to(state.dtype)
     B, C = (_per_channel(values.to(state.dtype), x.shape[1]) for values in (B, C))
     before = state.clone() if torch.is_grad_enabled() else state  # autograd saves it, and the state is overwritten
-    h = torch.exp(dt[..., None] * A) * before + (dt * x.to(dt.dtype))[..., None] * B
+    u = x.to(dt.dtype)
+    h = torch.exp(dt[..., None] * A) * before + (dt * u)[..., None] * B
     state.copy_(h)
     y = (C * h).sum(-1)
     y = 2 * y.real if y.is_complex() else y
-    return finish(y, x, D, z)
+    return finish(y, u, D, z).to(x.dtype)
 
 
 def _per_channel(values: Tensor, d_inner: int) -> Tensor:
