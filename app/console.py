@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
+
+from app.grid import Grid
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -75,13 +78,6 @@ def confirm(question: str) -> bool:
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
-def stdout() -> Console:
-    """Return a rich console on stdout: coloured and as wide as the terminal, plain and wide in a pipe."""
-    from rich.console import Console
-
-    return Console(width=None if sys.stdout.isatty() else 200, highlight=False)
-
-
 def stderr() -> Console:
     """Return a rich console on stderr."""
     from rich.console import Console
@@ -89,38 +85,14 @@ def stderr() -> Console:
     return Console(stderr=True, highlight=False)
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[str] = (), title: str = "") -> None:
+def table(grid: Grid) -> None:
     """Print a table on stdout; in a pipe, one tab-separated line a row with a header, easy to cut and grep."""
-    if not sys.stdout.isatty():
-        data("\t".join(columns))
-        for row in rows:
-            data("\t".join(" ".join(cell.split()) for cell in row))
+    if sys.stdout.isatty():
+        width = shutil.get_terminal_size().columns
+        data(grid.render(width, colours=not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"))
         return
-    from rich.box import SIMPLE_HEAD
-    from rich.markup import escape
-    from rich.table import Table
-
-    grid = Table(box=SIMPLE_HEAD, title=title or None, title_justify="left", pad_edge=False)
-    for column in columns:
-        grid.add_column(column, justify="right" if column in right else "left", overflow="ellipsis", no_wrap=True)
-    for row in rows:
-        grid.add_row(*(_coloured(escape(cell)) for cell in row))
-    with writing():
-        stdout().print(grid)
-
-
-STATUS_STYLES = {
-    "queued": "dim",
-    "running": "cyan",
-    "completed": "green",
-    "failed": "bold red",
-    "cancelled": "yellow",
-}
-
-
-def _coloured(cell: str) -> str:
-    style = STATUS_STYLES.get(cell)
-    return f"[{style}]{cell}[/]" if style else cell
+    for row in (grid.columns, *grid.rows):
+        data("\t".join(" ".join(cell.split()) for cell in row))
 
 
 def _without_nan(value: Any) -> Any:

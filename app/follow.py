@@ -8,7 +8,7 @@ from time import sleep
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
 
-from app.console import STATUS_STYLES, say
+from app.console import say
 from app.errors import CommandError, ExitCode
 from app.formats import number
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from storage.home import HomePaths
     from storage.queries import Reader, RunRow
 
+STATUS_STYLES = {"queued": "dim", "running": "cyan", "completed": "green", "failed": "bold red", "cancelled": "yellow"}
 POLL_S = 0.2
 ENDED = ("completed", "failed", "cancelled")
 BARS_SHOWN = 14  # of runs at a time, so that the whole fits a small terminal

@@ -19,6 +19,7 @@ app = typer.Typer(
     help="A terminal-first laboratory for Mamba ablations: submit, watch, compare, query.",
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Exit codes: 0 done, 1 failed while running, 2 bad input, 3 not found, 130 interrupted.",
 )
 

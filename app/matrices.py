@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from app.console import data, say, stdout, table, writing
+from app.console import data, say, table
+from app.grid import BEST, Grid, Layout
 
 if TYPE_CHECKING:
     from storage.matrix import Matrix
@@ -37,22 +38,13 @@ def _print_text(matrix: Matrix, title: str) -> None:
     from storage.export import grid
 
     header, rows = grid(matrix)
-    if not sys.stdout.isatty():
-        table(header, rows)
-        return
-    from rich.box import SIMPLE_HEAD
-    from rich.markup import escape
-    from rich.table import Table
-
     first = len(header) - len(matrix.column_keys)
-    shown = Table(box=SIMPLE_HEAD, title=escape(title), title_justify="left", pad_edge=False)
-    for place, column in enumerate(header):
-        shown.add_column(escape(column), justify="left" if place < first else "right")
-    for row_key, row in zip(matrix.row_keys, rows, strict=True):
-        cells = [escape(cell) for cell in row]
-        for place, column_key in enumerate(matrix.column_keys, start=first):
-            if (row_key, column_key) in matrix.best:
-                cells[place] = f"[bold green]{cells[place]}[/]"
-        shown.add_row(*cells)
-    with writing():
-        stdout().print(shown)
+    best = {
+        (number, place): BEST
+        for number, row_key in enumerate(matrix.row_keys)
+        for place, column_key in enumerate(matrix.column_keys, start=first)
+        if (row_key, column_key) in matrix.best
+    }
+    if sys.stdout.isatty():
+        data(title)
+    table(Grid(header, rows, Layout(right=header[first:], shrink=header[:first]), best))

@@ -72,6 +72,7 @@ def print_plan(spec: AblationSpec, plan: Sequence[PlannedRun], *, as_json: bool)
     """Print what would run: a line a trial on stdout, the sum on stderr."""
     from app.console import data_json, say, table
     from app.formats import large
+    from app.grid import Grid, Layout
 
     trials = plan_trials(plan)
     tokens = sum(trial.tokens for trial in trials) * len(spec.seeds)
@@ -79,21 +80,19 @@ def print_plan(spec: AblationSpec, plan: Sequence[PlannedRun], *, as_json: bool)
         data_json(_as_json(spec, trials, len(plan), tokens))
         return
     titles = [axis.title for axis in spec.axes]
-    table(
-        ["trial", *titles, "seeds", "parameters", "steps", "tokens"],
+    rows = [
         [
-            [
-                str(trial.index),
-                *(trial.labels[title] for title in titles),
-                ",".join(str(seed) for seed in spec.seeds),
-                f"{trial.parameters:,}",
-                f"{trial.steps:,}",
-                large(trial.tokens),
-            ]
-            for trial in trials
-        ],
-        right=("trial", "parameters", "steps", "tokens"),
-    )
+            str(trial.index),
+            *(trial.labels[title] for title in titles),
+            ",".join(str(seed) for seed in spec.seeds),
+            f"{trial.parameters:,}",
+            f"{trial.steps:,}",
+            large(trial.tokens),
+        ]
+        for trial in trials
+    ]
+    layout = Layout(right=("trial", "parameters", "steps", "tokens"), shrink=(*titles, "seeds"))
+    table(Grid(["trial", *titles, "seeds", "parameters", "steps", "tokens"], rows, layout))
     say(
         f"{spec.name}: {len(trials)} trials x {len(spec.seeds)} seeds = {len(plan)} runs, {large(tokens)} tokens in all; "
         f"decided by {spec.metric.key} ({spec.metric.direction}). Nothing was written."

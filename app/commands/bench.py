@@ -72,6 +72,7 @@ def store(
 
 def _report(subject: str, results: dict[str, Any], output: Path | None, as_json: bool) -> None:
     from app.console import data_json, dump_json, say, table
+    from app.grid import Grid, Layout
 
     report = {"bench": subject, "machine": describe_machine(), "results": results}
     if output is not None:
@@ -80,7 +81,8 @@ def _report(subject: str, results: dict[str, Any], output: Path | None, as_json:
     if as_json:
         data_json(report)
     else:
-        table(["measure", "value"], [[name, f"{value:,}"] for name, value in results.items()], right=["value"])
+        rows = [[name, f"{value:,}"] for name, value in results.items()]
+        table(Grid(["measure", "value"], rows, Layout(right=["value"])))
 
 
 def describe_machine() -> dict[str, Any]:

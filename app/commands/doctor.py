@@ -20,6 +20,7 @@ def doctor(
 ) -> None:
     """Check Python, packages, GPU, kernels, store, controller and Ray. Starts nothing; exit code 1 when something is broken."""
     from app.console import data_json, say, table
+    from app.grid import BAD, CAUTION, GOOD, Grid, Layout
     from app.health import examine, parity
     from app.home import home_paths
 
@@ -33,7 +34,11 @@ def doctor(
             }
         )
     else:
-        table(["check", "state", "detail"], [[check.name, check.state, check.detail] for check in checks])
+        rows = [[check.name, check.state, check.detail] for check in checks]
+        styles = {
+            (place, 1): {"ok": GOOD, "note": CAUTION, "broken": BAD}[check.state] for place, check in enumerate(checks)
+        }
+        table(Grid(["check", "state", "detail"], rows, Layout(wrap="detail"), styles))
     if broken:
         say(f"broken: {', '.join(check.name for check in broken)}")
         raise typer.Exit(ExitCode.FAILED)

@@ -59,36 +59,45 @@ def _statuses(names: Sequence[str]) -> list[str]:
 
 def _list_runs(store: Reader, runs: list[RunRow], limit: int, as_json: bool) -> None:
     from app.console import data_json, say, table
-    from app.formats import ago, duration, steps
+    from app.grid import Grid, Layout
     from app.records import run_record
 
     shown = runs[:limit] if limit else runs
     if as_json:
         data_json([run_record(run) for run in shown])
     else:
-        metrics = {ablation.id: ablation.metric for ablation in store.ablations(include_archived=True)}
+        metric_of = {ablation.id: ablation.metric for ablation in store.ablations(include_archived=True)}
         table(
-            ["id", "ablation", "trial", "seed", "status", "step", "metric", "duration", "created"],
-            [
-                [
-                    run.id,
-                    run.ablation or "",
-                    run.trial_label or run.name,
-                    str(run.seed),
-                    run.status,
-                    steps(run.step, run.total_steps),
-                    _deciding_metric(run, metrics),
-                    duration(run.duration_s),
-                    ago(run.created_at),
-                ]
-                for run in shown
-            ],
-            right=("seed", "step", "duration", "created"),
+            Grid(
+                ["id", "ablation", "trial", "seed", "status", "step", "metric", "duration", "created"],
+                [_run_cells(run, metric_of) for run in shown],
+                Layout(
+                    right=("seed", "step", "duration", "created"),
+                    drop=("created", "duration", "ablation"),
+                    shrink=("ablation", "trial", "metric"),
+                ),
+            )
         )
     if len(runs) > len(shown):
         say(f"only the first {len(shown)} are listed; --limit 0 lists all")
     elif not shown:
         say("no runs. `mambalab submit demo` makes some.")
+
+
+def _run_cells(run: RunRow, metric_of: dict[str, str]) -> list[str]:
+    from app.formats import ago, duration, steps
+
+    return [
+        run.id,
+        run.ablation or "",
+        run.trial_label or run.name,
+        str(run.seed),
+        run.status,
+        steps(run.step, run.total_steps),
+        _deciding_metric(run, metric_of),
+        duration(run.duration_s),
+        ago(run.created_at),
+    ]
 
 
 def _deciding_metric(run: RunRow, metric_of: dict[str, str]) -> str:
@@ -101,7 +110,7 @@ def _deciding_metric(run: RunRow, metric_of: dict[str, str]) -> str:
 
 def _list_ablations(ablations: list[AblationRow], limit: int, as_json: bool) -> None:
     from app.console import data_json, say, table
-    from app.formats import ago
+    from app.grid import Grid, Layout
     from app.records import ablation_record
 
     shown = ablations[:limit] if limit else ablations
@@ -109,23 +118,32 @@ def _list_ablations(ablations: list[AblationRow], limit: int, as_json: bool) -> 
         data_json([ablation_record(ablation) for ablation in shown])
     else:
         table(
-            ["id", "name", "runs", "done", "statuses", "metric", "created", "question"],
-            [
-                [
-                    ablation.id,
-                    ablation.name,
-                    str(ablation.runs_total),
-                    f"{ablation.progress:.0%}",
-                    ", ".join(f"{count} {status}" for status, count in ablation.counts.items() if count),
-                    ablation.metric,
-                    ago(ablation.created_at),
-                    ablation.question,
-                ]
-                for ablation in shown
-            ],
-            right=("runs", "done", "created"),
+            Grid(
+                ["id", "name", "runs", "done", "statuses", "metric", "created", "question"],
+                [_ablation_cells(ablation) for ablation in shown],
+                Layout(
+                    right=("runs", "done", "created"),
+                    drop=("created", "metric", "question"),
+                    shrink=("name", "statuses", "metric", "question"),
+                ),
+            )
         )
     if len(ablations) > len(shown):
         say(f"only the first {len(shown)} are listed; --limit 0 lists all")
     elif not shown:
         say("no ablations. `mambalab submit demo` makes one.")
+
+
+def _ablation_cells(ablation: AblationRow) -> list[str]:
+    from app.formats import ago
+
+    return [
+        ablation.id,
+        ablation.name,
+        str(ablation.runs_total),
+        f"{ablation.progress:.0%}",
+        ", ".join(f"{count} {status}" for status, count in ablation.counts.items() if count),
+        ablation.metric,
+        ago(ablation.created_at),
+        ablation.question,
+    ]

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from app.console import data, data_json, table
+from app.grid import Grid, Layout
 from app.presets import find_ablation, preset_names
 
 
@@ -30,7 +31,5 @@ def presets(
     if as_json:
         data_json(rows)
         return
-    table(
-        ["preset", "axes", "seeds", "question"],
-        [[row["name"], " x ".join(row["axes"]), str(len(row["seeds"])), row["question"]] for row in rows],
-    )
+    listed = [[row["name"], " x ".join(row["axes"]), str(len(row["seeds"])), row["question"]] for row in rows]
+    table(Grid(["preset", "axes", "seeds", "question"], listed, Layout(right=["seeds"], wrap="question")))

@@ -57,11 +57,13 @@ def _print_csv(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
 
 def _print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     from app.console import table
+    from app.grid import Grid, Layout
 
     numeric = [
         name for place, name in enumerate(columns) if all(isinstance(row[place], int | float | None) for row in rows)
     ]
-    table(columns, [[_cell(value) for value in row] for row in rows], right=numeric)
+    cells = [[_cell(value) for value in row] for row in rows]
+    table(Grid(columns, cells, Layout(right=numeric, shrink=[name for name in columns if name not in numeric])))
 
 
 def _cell(value: Any) -> str:
