@@ -141,6 +141,8 @@ class MambaLab(App[None]):
         self.snapshot = message.snapshot
         for screen in self._showing("show_snapshot"):
             screen.show_snapshot(message.snapshot)
+        if not message.snapshot.complete:
+            self.call_after_refresh(self.source.painted)
 
     def on_detail_read(self, message: DetailRead) -> None:
         """Hand on."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import re
 
+from rich.cells import cell_len, set_cell_size
+
 UNITS = (("d", 86400.0), ("h", 3600.0), ("m", 60.0))
 SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 DURATION = re.compile(r"(\d+(?:\.\d*)?)\s*([smhdw])")
@@ -92,8 +94,17 @@ def bar(share: float, width: int) -> tuple[str, str]:
     return filled, "─" * (width - len(filled))
 
 
+def cells(text: str) -> int:
+    """Return how many cells of the terminal a text takes: most characters one, some two."""
+    return len(text) if text.isascii() else cell_len(text)
+
+
 def fit(text: str, width: int, align: str = "left") -> str:
-    """Return the text in exactly `width` characters, cut with an ellipsis where it is too long."""
+    """Return the text in exactly `width` cells, cut with an ellipsis where it is too long."""
+    if not text.isascii() and (taken := cell_len(text)) != len(text):
+        if taken > width:
+            return set_cell_size(text, max(0, width - 1)) + "…" if width > 0 else ""
+        return " " * (width - taken) + text if align == "right" else text + " " * (width - taken)
     if len(text) > width:
         return text[: max(0, width - 1)] + "…" if width > 0 else ""
     return text.rjust(width) if align == "right" else text.ljust(width)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
+from dataclasses import replace
 
 from storage.errors import NotFound
 from storage.queries import Reader
@@ -17,8 +19,9 @@ class RunList:
 
     def __init__(self) -> None:
         self.rows: dict[str, RunRow] = {}
+        self.fields = Fields()
         self.last_event = 0
-        self.read_at = 0.0
+        self.read_at: float | None = None  # the last full read; none yet where the first one failed
 
     def full(self, reader: Reader, *, archived: bool) -> None:
         """Read all runs. Rows that are as before keep their object, and with it what was worked out from it."""
@@ -32,6 +35,7 @@ class RunList:
             old = before.get(row.id)
             fresh[row.id] = old if old == row else row
         self.rows = fresh
+        self.fields = fields_of(fresh.values())
         self.read_at = time.monotonic()
 
     def update(self, reader: Reader, *, archived: bool) -> None:
@@ -53,11 +57,12 @@ class RunList:
                 self.rows.pop(run_id, None)
         new = [row for run_id, row in changed.items() if run_id not in self.rows]
         self.rows.update(changed)
-        if any(event.ablation_id and not event.run_id for event in events):
+        unknown = {key for row in changed.values() for key in row.metrics} - set(self.fields.metrics)
+        if new or any(event.ablation_id and not event.run_id for event in events):
             self.full(reader, archived=archived)
-        elif new:
-            self.rows = dict(sorted(self.rows.items(), key=lambda item: -item[1].num))
-        if not archived:
+        elif unknown:
+            self.fields = replace(self.fields, metrics=frozenset({*self.fields.metrics, *unknown}))
+        if not archived and any(row.archived for row in changed.values()):
             self.rows = {run_id: row for run_id, row in self.rows.items() if not row.archived}
 
 
@@ -74,7 +79,7 @@ def newest_event(reader: Reader) -> int:
     return found[0].id if found else low
 
 
-def fields_of(runs: list[RunRow]) -> Fields:
+def fields_of(runs: Iterable[RunRow]) -> Fields:
     """Return the names that filters may use: all metrics, and the configuration of one run of each kind."""
     metrics: set[str] = set()
     kinds: dict[tuple[str | None, str, int], RunRow] = {}

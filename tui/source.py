@@ -22,17 +22,18 @@ from storage.home import HomePaths
 from storage.queries import Reader
 from storage.rows import AblationRow
 from tui.messages import Detail, DetailRead, LogRead, ParametersRead, Snapshot, StoreChanged, StoreState
-from tui.run_list import RunList, fields_of, newest_event
+from tui.run_list import RunList, newest_event
 
 if TYPE_CHECKING:
     from tui.curve_cache import CurveReader
     from tui.log_tail import LogTail
 
 POLL_S = 0.15
-FULL_EVERY_S = 5.0
+FULL_EVERY_S = 10.0
 FIRST_RUNS = (
     200  # read alone at the start, so that the first rows are on the screen before the other thousands are read
 )
+PAINT_S = 0.5  # how long the other thousands wait for those to be painted
 STATES = {StoreMissing: StoreState.MISSING, SchemaTooNew: StoreState.NEWER, SchemaTooOld: StoreState.OLDER,
           StoreLocked: StoreState.LOCKED}  # fmt: skip
 
@@ -82,6 +83,7 @@ class StoreSource:
         self._full_wanted = False
         self._stop = threading.Event()
         self._wake = threading.Event()
+        self._painted = threading.Event()
         self._curves: CurveReader | None = None
         self._log: LogTail | None = None
         self._looked_at = 0.0
@@ -105,8 +107,13 @@ class StoreSource:
 
     def watch(self, interest: Interest) -> None:
         """Read this from now on, beside the lists."""
-        self._interest = interest
-        self._wake.set()
+        if interest != self._interest:
+            self._interest = interest
+            self._wake.set()
+
+    def painted(self) -> None:
+        """Be told that the first rows are on the screen: the other thousands are read only then."""
+        self._painted.set()
 
     def refresh(self, *, archived: bool | None = None) -> None:
         """Read the whole list again at once, with or without archived runs."""
@@ -120,7 +127,9 @@ class StoreSource:
             began = time.monotonic()
             self.poll()
             cost = time.monotonic() - began
-            self._wake.wait(max(POLL_S, 3 * min(cost, 1.0)))  # at most a quarter of the interpreter's time
+            rest = 3 * min(cost, 1.0)  # a quarter of the interpreter's time at most: keys come first
+            self._stop.wait(rest)
+            self._wake.wait(max(0.0, POLL_S - rest))
             self._wake.clear()
         if self._reader is not None:
             self._reader.close()
@@ -171,12 +180,13 @@ class StoreSource:
         self._ablations = tuple(reader.ablations()) if len(newest) < FIRST_RUNS else ()
         if len(newest) == FIRST_RUNS:
             self._publish(Snapshot(StoreState.READY, "", tuple(newest), (), controller=self._alive))
+            self._painted.wait(PAINT_S)
         self._list.last_event = newest_event(reader)
         self._full_wanted = True
 
     def _read_lists(self, reader: Reader) -> None:
         now = time.monotonic()
-        if self._full_wanted or now - self._list.read_at > FULL_EVERY_S:
+        if self._full_wanted or self._list.read_at is None or now - self._list.read_at > FULL_EVERY_S:
             self._full_wanted = False
             self._list.full(reader, archived=self._archived)
         else:
@@ -189,7 +199,7 @@ class StoreSource:
         runs = list(self._list.rows.values())
         state = StoreState.READY if runs or self._ablations else StoreState.EMPTY
         self._publish(Snapshot(state, "", tuple(runs), self._ablations, complete=True, controller=self._alive,
-                               fields=fields_of(runs)))  # fmt: skip
+                               fields=self._list.fields))  # fmt: skip
 
     def _state(self) -> StoreState:
         return StoreState.READY if self._list.rows or self._ablations else StoreState.EMPTY

@@ -52,7 +52,7 @@ class PromptScreen(ModalScreen[str | None]):
         """Show the question and the field."""
         with Vertical(classes="dialogue"):
             yield Static(self.question, markup=False, classes="question")
-            yield Input(self.value, select_on_focus=False)
+            yield Input(self.value, select_on_focus=False, compact=True)
             yield Static(self.hint, markup=False, classes="keys")
 
     def on_input_submitted(self, event: Input.Submitted) -> None:

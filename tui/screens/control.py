@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from storage import control
 from storage.rows import RunRow
 from storage.status import RequestKind
 from tui.describe import run_title
 from tui.screens.base import LabScreen
-from tui.screens.confirm import ConfirmScreen, PromptScreen
 from tui.widgets.command_log import command
 
 
@@ -22,6 +21,11 @@ class ControlScreen(LabScreen):
 
     def _of(self, *statuses: str) -> list[RunRow]:
         return [run for run in self.targets() if run.status in statuses]
+
+    def _ask(self, question: str, hint: str, answer: Callable[[str | None], None], value: str = "") -> None:
+        from tui.screens.confirm import PromptScreen
+
+        self.lab.push_screen(PromptScreen(question, hint, value), answer)
 
     def do_cancel(self) -> None:
         """Ask, then request that the runs end."""
@@ -37,6 +41,8 @@ class ControlScreen(LabScreen):
                     lambda: control.request(self.lab.paths, RequestKind.CANCEL, ids),
                     wakes=True,
                 )
+
+        from tui.screens.confirm import ConfirmScreen
 
         self.lab.push_screen(
             ConfirmScreen(f"Cancel {_named(runs)}? A running one saves a checkpoint first.", line), answer
@@ -74,7 +80,7 @@ class ControlScreen(LabScreen):
             )
 
         hint = "a whole number; higher goes first · enter sets it · esc leaves"
-        self.lab.push_screen(PromptScreen(f"Priority of {_named(runs)}", hint, str(runs[0].priority)), answer)
+        self._ask(f"Priority of {_named(runs)}", hint, answer, str(runs[0].priority))
 
     def do_tag(self) -> None:
         """Ask for tags, then put them on or take them off."""
@@ -91,7 +97,7 @@ class ControlScreen(LabScreen):
 
         tags = " ".join(sorted({tag for run in runs for tag in run.tags}))
         hint = (f"now: {tags} · " if tags else "") + "word adds, -word takes off · esc leaves"
-        self.lab.push_screen(PromptScreen(f"Tags of {_named(runs)}", hint), answer)
+        self._ask(f"Tags of {_named(runs)}", hint, answer)
 
     def _tag(self, runs: Sequence[RunRow], ids: list[str], name: str) -> None:
         self.lab.control(
@@ -119,7 +125,7 @@ class ControlScreen(LabScreen):
                     lambda: control.add_note(self.lab.paths, run.id, text),
                 )
 
-        self.lab.push_screen(PromptScreen(f"Note on {run_title(run)}", "enter keeps it · esc leaves"), answer)
+        self._ask(f"Note on {run_title(run)}", "enter keeps it · esc leaves", answer)
 
     def do_archive(self) -> None:
         """Archive the runs; bring them back where all are archived already."""

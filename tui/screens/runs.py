@@ -9,7 +9,6 @@ from textual.binding import BindingType
 from textual.containers import Horizontal
 
 from storage.rows import RunRow
-from tui.describe import run_lines
 from tui.filter import Filter, compile_filter
 from tui.keys import Situation, bindings
 from tui.messages import UNREADABLE, Snapshot, StoreState
@@ -113,6 +112,8 @@ class RunsScreen(ControlScreen):
     def _show_selected(self) -> None:
         run = self.table.selected
         if self.has_class("-wide"):
+            from tui.describe import run_lines
+
             lines = run_lines(run, self.lab.now(), self.table.metric_of(run)) if run else []
             self.query_one("#detail", TextView).show(lines)
         self.watch_sparks()

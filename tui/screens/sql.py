@@ -103,7 +103,7 @@ class SqlScreen(LabScreen):
 
     def body(self) -> ComposeResult:
         """Yield the field, what came of it, and the table."""
-        yield QueryInput(FIRST, select_on_focus=False, id="query")
+        yield QueryInput(FIRST, select_on_focus=False, compact=True, id="query")
         yield TextBar(id="outcome")
         yield VirtualTable([], lambda row: str(row[0]), now=time.time, id="answer")
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from textual.app import ComposeResult
 from textual.containers import Horizontal
 from textual.message import Message
-from textual.widgets import Input
 
 from tui.filter import Fields, Filter, FilterError, compile_filter
 from tui.widgets.status_bar import TextBar
+
+if TYPE_CHECKING:
+    from textual.widgets import Input
 
 
 class FilterBar(Horizontal):
@@ -34,26 +38,33 @@ class FilterBar(Horizontal):
         super().__init__()
         self.fields: Fields | None = None
         self.error: FilterError | None = None
+        self._field: Input | None = None
 
     def compose(self) -> ComposeResult:
-        """Put the field above its meaning."""
-        yield Input(placeholder="words, or status=failed and d_state>8 and lr<1e-3, age<2h", select_on_focus=False)
+        """Put the meaning below the field, which is made when it is first asked for."""
         yield TextBar(id="meaning")
 
     @property
     def text(self) -> str:
         """What is typed."""
-        return self.query_one(Input).value
+        return "" if self._field is None else self._field.value
 
     def open(self, fields: Fields) -> None:
         """Show the field and write in it."""
         self.fields = fields
         self.add_class("open")
-        self.query_one(Input).focus()
+        if self._field is None:
+            from textual.widgets import Input  # only now: the first paint waits for imports
+
+            hint = "words, or status=failed and d_state>8 and lr<1e-3, age<2h"
+            self._field = Input(compact=True, placeholder=hint, select_on_focus=False)
+            self.mount(self._field, before=0)
+        self._field.focus()
 
     def close(self) -> None:
         """Hide the field and forget the filter."""
-        self.query_one(Input).value = ""
+        if self._field is not None:
+            self._field.value = ""
         self.remove_class("open")
 
     def on_input_changed(self, event: Input.Changed) -> None:

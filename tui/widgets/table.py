@@ -14,12 +14,12 @@ from typing import Any, Generic, TypeVar
 from rich.segment import Segment
 from rich.style import Style
 from textual import events
-from textual.geometry import Size
+from textual.geometry import Region, Size
 from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
-from tui.format import fit
+from tui.format import cells, fit
 from tui.theme import Palette, palette_of, style
 
 Row = TypeVar("Row")
@@ -131,9 +131,10 @@ class VirtualTable(ScrollView, Generic[Row], inherit_bindings=False):
         if not self.rows:
             self.cursor = 0
             return
-        if not self._key or self.key_of(self.rows[min(self.cursor, len(self.rows) - 1)]) != self._key:
+        self.cursor = min(self.cursor, len(self.rows) - 1)
+        if self._key and self.key_of(self.rows[self.cursor]) != self._key:
             found = next((index for index, row in enumerate(self.rows) if self.key_of(row) == self._key), None)
-            self.cursor = min(self.cursor, len(self.rows) - 1) if found is None else found
+            self.cursor = self.cursor if found is None else found
         self._key = self.key_of(self.rows[self.cursor])
 
     @property
@@ -162,10 +163,13 @@ class VirtualTable(ScrollView, Generic[Row], inherit_bindings=False):
         """Put the cursor on a row by its place."""
         if not self.rows:
             return
+        before, top = self.cursor, round(self.scroll_y)
         self.cursor = max(0, min(len(self.rows) - 1, index))
         self._key = self.key_of(self.rows[self.cursor])
         self._show_cursor()
-        self.refresh()
+        if round(self.scroll_y) == top:
+            width = self.size.width
+            self.refresh(*(Region(0, row - top + 1, width, 1) for row in (before, self.cursor)))
         self.post_message(self.Moved(self))
 
     @property
@@ -264,24 +268,25 @@ class VirtualTable(ScrollView, Generic[Row], inherit_bindings=False):
         row, now = self.rows[index], self.now()
         background = palette.cursor if index == self.cursor else palette.background
         marked = self.key_of(row) in self.marks
-        segments = [Segment("●" if marked else ("▌" if index == self.cursor else " "),
-                            style(palette.best if marked else palette.accent, background))]  # fmt: skip
+        first = "●" if marked else ("▌" if index == self.cursor else " ")
+        texts, inks = [first], [palette.best if marked else palette.accent]
         for column, width in zip(self.columns, self._widths, strict=True):
             pieces = column.paint(row, now, palette, width)
-            used = sum(len(text) for text, _ in pieces)
-            pad = Segment(" " * max(0, width - used), style(palette.text, background))
+            used = sum(cells(text) for text, _ in pieces)
             if column.align == "right" and used < width:
-                segments.append(pad)
+                texts[-1] += " " * (width - used)  # blanks have no colour of their own: they join the text before them
             left = width
             for text, color in pieces:
-                cut = fit(text, min(len(text), left))
-                left -= len(cut)
-                if cut:
-                    segments.append(Segment(cut, style(color or palette.text, background)))
-            if column.align != "right" and used < width:
-                segments.append(pad)
-            segments.append(Segment(" ", style(palette.text, background)))
-        return Strip(segments)
+                cut = text if used <= width else fit(text, min(cells(text), left))
+                left -= cells(cut)
+                ink = color or palette.text
+                if ink == inks[-1]:
+                    texts[-1] += cut
+                else:
+                    texts.append(cut)
+                    inks.append(ink)
+            texts[-1] += " " * (1 + (width - used if column.align != "right" and used < width else 0))
+        return Strip([Segment(text, style(ink, background)) for text, ink in zip(texts, inks, strict=True)])
 
     def on_click(self, event: events.Click) -> None:
         """Sort by a clicked title; select a clicked row; open the row under the cursor at a double click."""
