@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import math
 import shutil
+import sqlite3
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from storage import control
 from storage.home import HomePaths
 from storage.queries import Reader
 from storage.repository import AttemptEnd, Repository
 from storage.status import AttemptStatus, RequestKind
-from tests.unit.storage.lab import new_run, piece, rows_of, submit
+from tests.unit.storage.lab import new_run, piece, submit
 
 KEYS = ("train/loss", "valid/accuracy", "train/lr")
 VALUES = st.sampled_from([0.5, -1.0, math.inf, -math.inf, math.nan])
+WHICH = st.sampled_from([0, 0, 0, 1, 2])  # of the runs there are
+BACK = st.sampled_from([0, 0, 0, 1])  # attempts before the newest
 ENDS = st.sampled_from([status for status in AttemptStatus if status is not AttemptStatus.RUNNING])
 
 
@@ -44,10 +47,9 @@ class Expected:
 
 
 class Store(RuleBasedStateMachine):
-    """Drives a store and a model of it side by side."""
+    """Drives a store and a model of it side by side. Few runs, so that each goes through much."""
 
     template: Path
-    runs = Bundle("runs")
 
     def __init__(self) -> None:
         super().__init__()
@@ -56,12 +58,16 @@ class Store(RuleBasedStateMachine):
         shutil.copy(self.template, self.paths.database)
         self.repository = Repository(self.paths)
         self.reader = Reader(self.paths)
+        self.plain = sqlite3.connect(self.paths.database)
         self.expected: dict[str, Expected] = {}
         self.pending: dict[int, str] = {}
         self.now = 1000.0
+        self.submit()
+        self.begin(0)
 
     def teardown(self) -> None:
         self.reader.close()
+        self.plain.close()
         self.repository.close()
         shutil.rmtree(self.folder)
 
@@ -69,15 +75,22 @@ class Store(RuleBasedStateMachine):
         self.now += 1.0
         return self.now
 
-    @rule(target=runs, seed=st.integers(0, 9))
-    def submit(self, seed: int) -> str:
-        (run_id,) = submit(self.repository, new_run(seed))
-        self.expected[run_id] = Expected()
-        return run_id
+    def pick(self, which: int) -> tuple[str, Expected]:
+        return list(self.expected.items())[which % len(self.expected)]
 
-    @rule(run_id=runs)
-    def begin(self, run_id: str) -> None:
-        run = self.expected[run_id]
+    def begun(self, which: int) -> tuple[str, Expected]:
+        begun = [(run_id, run) for run_id, run in self.expected.items() if run.attempts]
+        return begun[which % len(begun)]
+
+    @precondition(lambda self: len(self.expected) < 3)
+    @rule()
+    def submit(self) -> None:
+        (run_id,) = submit(self.repository, new_run(len(self.expected)))
+        self.expected[run_id] = Expected()
+
+    @rule(which=WHICH)
+    def begin(self, which: int) -> None:
+        run_id, run = self.pick(which)
         number = self.repository.begin_attempt(run_id, executor="inline", now=self.tick())
         assert number == (len(run.attempts) + 1 if run.status == "queued" else None)
         if number is not None:
@@ -87,24 +100,22 @@ class Store(RuleBasedStateMachine):
             run.cursors.append(-1)
 
     @rule(
-        run_id=runs,
-        back=st.integers(0, 1),
-        ahead=st.integers(-1, 2),
+        which=WHICH,
+        back=BACK,
+        ahead=st.sampled_from([1, 1, 1, 2, 0, -1]),
         rows=st.lists(
-            st.tuples(st.integers(1, 12), st.dictionaries(st.sampled_from(KEYS), VALUES, min_size=1)), max_size=4
+            st.tuples(st.integers(1, 6), st.dictionaries(st.sampled_from(KEYS), VALUES, min_size=1)), max_size=4
         ),
-        resumed=st.none() | st.integers(0, 12),
+        resumed=st.sampled_from([None, None, None, 2, 4]),
     )
     def record(
-        self, run_id: str, back: int, ahead: int, rows: list[tuple[int, dict[str, float]]], resumed: int | None
+        self, which: int, back: int, ahead: int, rows: list[tuple[int, dict[str, float]]], resumed: int | None
     ) -> None:
-        run = self.expected[run_id]
-        number = len(run.attempts) - back
-        if number < 1:
-            return
+        run_id, run = self.begun(which)
+        number = max(1, len(run.attempts) - back)
         cursor = max(0, run.cursors[number - 1] + ahead)
         notes = [] if resumed is None else [("resume", {"step": resumed})]
-        taken = back == 0 and cursor > run.cursors[number - 1]
+        taken = number == len(run.attempts) and cursor > run.cursors[number - 1]
         assert self.repository.record(run_id, number, piece(cursor, *rows, notes=notes)) == taken
         if not taken:
             return
@@ -116,15 +127,13 @@ class Store(RuleBasedStateMachine):
             for key, value in values.items():
                 run.points[key, step] = (value, number)
 
-    @rule(run_id=runs, back=st.integers(0, 1), status=ENDS, again=st.booleans(), step=st.none() | st.integers(0, 12))
-    def finish(self, run_id: str, back: int, status: AttemptStatus, again: bool, step: int | None) -> None:
-        run = self.expected[run_id]
-        number = len(run.attempts) - back
-        if number < 1:
-            return
+    @rule(which=WHICH, back=BACK, status=ENDS, again=st.booleans(), step=st.sampled_from([None, 3, 6]))
+    def finish(self, which: int, back: int, status: AttemptStatus, again: bool, step: int | None) -> None:
+        run_id, run = self.begun(which)
+        number = max(1, len(run.attempts) - back)
         retried = again and status is not AttemptStatus.COMPLETED
         end = AttemptEnd(status, now=self.tick(), step=step, retry_at=self.now if retried else None)
-        ended = back == 0 and run.attempts[-1] == "running"
+        ended = number == len(run.attempts) and run.attempts[-1] == "running"
         assert self.repository.finish_attempt(run_id, number, end) == ended
         if not ended:
             return
@@ -137,8 +146,16 @@ class Store(RuleBasedStateMachine):
         else:
             run.step = max(run.step, step or 0)
 
-    @rule(run_id=runs, kind=st.sampled_from([RequestKind.CANCEL, RequestKind.RETRY]))
-    def ask(self, run_id: str, kind: RequestKind) -> None:
+    @rule(which=WHICH)
+    def relay(self, which: int) -> None:
+        """Lose the attempt at work and begin the next: what makes older attempts, whose late words the rest tries."""
+        self.finish(which, 0, AttemptStatus.LOST, True, None)
+        place = list(self.expected).index(self.begun(which)[0])
+        self.begin(place)
+
+    @rule(which=WHICH, kind=st.sampled_from([RequestKind.CANCEL, RequestKind.RETRY, RequestKind.RETRY]))
+    def ask(self, which: int, kind: RequestKind) -> None:
+        run_id, _ = self.pick(which)
         (number,) = control.request(self.paths, kind, [run_id])
         self.pending[number] = run_id
 
@@ -186,7 +203,7 @@ class Store(RuleBasedStateMachine):
     def one_attempt_at_most_is_at_work(self) -> None:
         running = [(run_id, len(run.attempts)) for run_id, run in self.expected.items() if run.status == "running"]
         assert [(row.run_id, row.number) for row in self.repository.running()] == running
-        at_work = rows_of(self.paths, "SELECT run_id, number FROM attempt WHERE status = 'running' ORDER BY id")
+        at_work = self.plain.execute("SELECT run_id, number FROM attempt WHERE status = 'running' ORDER BY id")
         assert sorted(at_work) == sorted(running)
         assert [max(0, self.expected[row.run_id].cursors[-1]) for row in self.repository.running()] == [
             row.cursor for row in self.repository.running()
@@ -194,8 +211,7 @@ class Store(RuleBasedStateMachine):
 
     @invariant()
     def no_metric_is_lost_or_doubled(self) -> None:
-        stored = rows_of(
-            self.paths,
+        stored = self.plain.execute(
             "SELECT run.id, metric_key.name, metric.step, metric.value, metric.attempt FROM metric"
             " JOIN run ON run.num = metric.run JOIN metric_key ON metric_key.id = metric.key",
         )
@@ -212,6 +228,6 @@ def test_any_sequence(template: Path) -> None:
     run_state_machine_as_test(
         Store,
         settings=settings(
-            max_examples=60, stateful_step_count=25, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+            max_examples=50, stateful_step_count=30, deadline=None, suppress_health_check=[HealthCheck.too_slow]
         ),
     )
