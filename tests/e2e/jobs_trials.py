@@ -1,7 +1,8 @@
 """Trials that take the place of training where only the jobs room is tested: they run in real workers, without torch.
 
 `train.warmup_steps` names a step before which the trial waits for a file `go` in the run's folder, so that a test can
-act in the middle of a run without guessing how long anything takes.
+act in the middle of a run without guessing how long anything takes. `train.stop_metric` names the trial: `named` runs
+it, so that one controller serves tests of all of them.
 """
 
 from __future__ import annotations
@@ -31,6 +32,20 @@ from workers.training.context import RunContext, RunResult
 def loss(step: int, seed: int) -> float:
     """Return what `count` logs at a step: a function of step and seed alone, so that a doubled or lost row shows."""
     return seed + 1 / step
+
+
+def named(spec: RunSpec, context: RunContext) -> RunResult:
+    """Run the trial that `train.stop_metric` names."""
+    trials = {trial.__name__: trial for trial in (count, explode, breathless, stubborn, hungry, real)}
+    return trials[spec.train.stop_metric](spec, context)
+
+
+def real(spec: RunSpec, context: RunContext) -> RunResult:
+    """Train for real."""
+    del sys.modules["workers.training"]  # the stand-in above
+    from workers.training.trial import run_trial
+
+    return run_trial(spec, context)
 
 
 def count(spec: RunSpec, context: RunContext) -> RunResult:

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from workers.jobs.executors.base import Capacity, Node
 from workers.jobs.ledger import Held, Ledger, Placement, Share
 
+UNHURRIED = settings(deadline=None, max_examples=50)  # how fast this machine is decides nothing
+
 CPUS = st.sampled_from([0.0, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0])
 GPUS = st.sampled_from([0.0, 0.1, 0.25, 0.3, 0.5, 0.6, 1.0, 2.0])
 SHARES = st.builds(Share, CPUS, GPUS)
@@ -38,6 +40,7 @@ def check_no_oversubscription(nodes: tuple[Node, ...], placements: list[Placemen
         assert all(device < node.gpus for placement in here for device in placement.devices)
 
 
+@UNHURRIED
 @given(NODES, st.lists(st.tuples(SHARES, st.integers(-2, 2), st.booleans()), max_size=40), st.randoms())
 def test_no_node_and_no_gpu_is_ever_oversubscribed(
     nodes: tuple[Node, ...], steps: list[tuple[Share, int, bool]], chance: random.Random
@@ -59,6 +62,7 @@ def test_no_node_and_no_gpu_is_ever_oversubscribed(
         check_no_oversubscription(nodes, list(held.values()))
 
 
+@UNHURRIED
 @given(NODES, SHARES)
 def test_a_share_fits_an_idle_cluster_or_never(nodes: tuple[Node, ...], share: Share) -> None:
     ledger = ledger_of(*nodes)
@@ -91,7 +95,7 @@ class Simulation:
         del self.held[number]
 
 
-@settings(max_examples=60)
+@UNHURRIED
 @given(NODES, st.lists(SHARES, min_size=1, max_size=12), st.lists(SHARES, min_size=1, max_size=5), st.randoms())
 def test_nobody_starves_behind_an_endless_stream_of_smaller_runs(
     nodes: tuple[Node, ...], first: list[Share], stream: list[Share], chance: random.Random

@@ -6,13 +6,15 @@ import signal
 from dataclasses import dataclass
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storage.status import AttemptStatus
 from workers.jobs.attempt import WorkerExit
 from workers.jobs.executors.base import Report
 from workers.jobs.retry import Backoff, Ending, Reason, judge, retry_after
+
+UNHURRIED = settings(deadline=None, max_examples=50)  # how fast this machine is decides nothing
 
 
 @dataclass
@@ -80,6 +82,7 @@ def test_a_run_of_one_attempt_is_not_retried() -> None:
     assert retry_after(LOST, [], 1, Backoff(), "run") is None
 
 
+@UNHURRIED
 @given(st.integers(1, 2000), st.text(max_size=12))
 def test_the_pause_grows_to_its_limit_and_differs_a_little_by_run(bad_ends: int, key: str) -> None:
     backoff = Backoff(first_s=1.0, factor=2.0, limit_s=300.0)

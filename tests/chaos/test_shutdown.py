@@ -1,0 +1,103 @@
+"""`mambalab down`: exactly what a store started ends, its runs keep their state, and nobody else notices."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.test_kills import cluster_of
+from tests.e2e.jobs_lab import JobsLab, eventually, lab
+from workers.jobs.cluster import ClusterRecord, members
+from workers.jobs.shutdown import shut_down
+from workers.jobs.submission import controller_alive
+
+
+def test_where_nothing_runs_there_is_nothing_to_end(tmp_path: Path) -> None:
+    made = JobsLab(tmp_path / "home", "subprocess")
+    assert shut_down(made.paths) == []
+    assert not made.paths.root.exists()
+
+
+def test_running_runs_save_their_state_and_go_back_to_the_queue(tmp_path: Path) -> None:
+    with lab(tmp_path / "home", "subprocess") as own:
+        run_ids = own.submit(**own.gated(8), seeds=[0, 1])
+        for run_id in run_ids[:2]:
+            own.at_step(run_id, 7)
+        controller = own.controller()
+        workers = [own.worker(run_id) for run_id in run_ids[:2]]
+        lines = shut_down(own.paths)
+        assert not controller.alive()
+        assert not any(worker.alive() for worker in workers)
+        assert lines[0] == f"ended the controller (process {controller.pid}, executor subprocess)"
+        assert sorted(lines[1:]) == sorted(f"stopped run {run_id}; it is queued" for run_id in run_ids[:2])
+        assert shut_down(own.paths) == []
+        for run_id in run_ids:
+            own.opened(run_id)
+        own.start()
+        for run_id in run_ids:
+            own.wait_for(run_id, "completed", "failed")
+            own.check_exact(run_id)
+        assert [attempt.resumed_from for attempt in own.attempts(run_ids[0])] == [None, 7]
+
+
+def test_what_a_dead_controller_left_is_ended_too(tmp_path: Path) -> None:
+    with lab(tmp_path / "home", "subprocess") as own:
+        run_id = own.one(**own.gated(8))
+        own.at_step(run_id, 7)
+        worker = own.worker(run_id)
+        own.kill_controller()
+        assert worker.alive()
+        assert shut_down(own.paths) == [f"stopped run {run_id}; it is queued"]
+        assert not worker.alive()
+        assert own.attempts(run_id)[0].reason == "shutdown"
+        assert own.run(run_id).step == 7
+        assert shut_down(own.paths) == []
+
+
+@pytest.mark.e2e
+def test_the_head_that_a_dead_controller_left_ends_and_nobody_elses_processes(
+    tmp_path: Path, ray_head: ClusterRecord
+) -> None:
+    """Beside the store: another store with its controller and worker, another Ray head, and a bystander."""
+    bystander = subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE)
+    with lab(tmp_path / "other" / "home", "subprocess") as other, lab(tmp_path / "home", "ray") as own:
+        theirs = other.one(**other.gated(8))
+        other.at_step(theirs, 7)
+        ours = own.one(**own.gated(8))
+        own.at_step(ours, 7)
+        worker = own.worker(ours)
+        others = [other.controller(), other.worker(theirs)]
+        elsewhere = sorted(process.pid for process in members(ray_head))
+        cluster = cluster_of(own)
+        own.kill_controller()
+        assert worker.alive()
+        lines = own.down()
+        assert f"ended its Ray head ({cluster.address})" in lines
+        assert f"stopped run {ours}; it is queued" in lines
+        assert members(cluster) == []
+        assert not worker.alive()
+        assert own.run(ours).step == 7
+        assert all(process.alive() for process in others)
+        assert sorted(process.pid for process in members(ray_head)) == elsewhere
+        assert bystander.poll() is None
+        other.opened(theirs)
+        other.wait_for(theirs, "completed")
+        other.check_exact(theirs)
+    bystander.communicate()
+
+
+def test_sigterm_ends_a_controller_as_down_does(tmp_path: Path) -> None:
+    with lab(tmp_path / "home", "subprocess") as own:
+        run_id = own.one(**own.gated(8))
+        own.at_step(run_id, 7)
+        worker = own.worker(run_id)
+        assert own.controller().send(signal.SIGTERM)
+        eventually(lambda: not controller_alive(own.paths), "the controller's end")
+        assert not worker.alive()
+        assert own.run(run_id).status == "queued"
+        assert not own.paths.controller_json.exists()
+        assert (own.paths.run_dir(run_id) / "checkpoints" / "step-000007").is_dir()
