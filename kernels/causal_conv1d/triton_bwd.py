@@ -19,7 +19,7 @@ def conv_backward(x_ptr, weight_ptr, bias_ptr, initial_ptr, reset_ptr, dy_ptr, d
                   stride_initial_batch, stride_initial_t, stride_initial_d, stride_reset_batch, stride_reset_t, stride_dy_batch,
                   stride_dy_t, stride_dy_d, stride_dfinal_batch, stride_dfinal_t, stride_dfinal_d,
                   WIDTH: tl.constexpr, SILU: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_INITIAL: tl.constexpr,
-                  HAS_RESET: tl.constexpr, HAS_DY: tl.constexpr, HAS_DFINAL: tl.constexpr, STEPS: tl.constexpr, STAGES: tl.constexpr,
+                  HAS_RESET: tl.constexpr, HAS_DY: tl.constexpr, HAS_DFINAL: tl.constexpr, STEPS: tl.constexpr,
                   BLOCK_D: tl.constexpr):  # fmt: skip
     blocks_d = tl.cdiv(d, BLOCK_D)
     program = tl.program_id(0)
@@ -61,7 +61,7 @@ def conv_backward(x_ptr, weight_ptr, bias_ptr, initial_ptr, reset_ptr, dy_ptr, d
     lowest = first
     if HAS_INITIAL:
         lowest = tl.where(chunk == 0, first + 1 - WIDTH, first)
-    for base in tl.range(0, top - lowest, STEPS, num_stages=STAGES):
+    for base in range(0, top - lowest, STEPS):
         incoming = ()
         upstream = ()
         for step in tl.static_range(STEPS):  # a block's loads come before its stores, which would hold them up

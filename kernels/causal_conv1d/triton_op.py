@@ -19,13 +19,11 @@ from kernels.common.triton_reduce import sum_partials
 NARROW = 8
 """The largest width whose window is kept in registers; wider filters take loops and three backward passes."""
 
-TILE = 2048
-FORWARD_STEPS, BACKWARD_STEPS = 8, 4
-STAGES = 1
-FORWARD_WARPS, BACKWARD_WARPS = 1, 1
-PROGRAMS = 2048
-CHUNKS = (128, 64, 32, 16)
-WIDE_CHUNK = 64
+WIDE_TILE, WIDE_CHUNK = 2048, 64
+FORWARD_CHUNKS, FORWARD_PROGRAMS, FORWARD_STEPS = (64, 32, 16, 8), 8192, 16
+BACKWARD_CHUNKS, BACKWARD_PROGRAMS, BACKWARD_STEPS = (128, 64, 32, 16), 2048, 2
+"""Best of those measured on an H100, 2026-11-24: docs/LOG.md."""
+
 UPDATE_BLOCK = 256
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
@@ -63,11 +61,9 @@ def causal_conv1d_update_triton(
     return y
 
 
-def chunk_size(batch: int, seqlen: int, d: int, width: int) -> int:
-    """The positions a program owns: as many as leave PROGRAMS programs, so that halos and partial sums stay small."""
-    blocks = batch * triton.cdiv(d, _narrow_block(d, width))
-    size: int = next((size for size in CHUNKS if blocks * triton.cdiv(seqlen, size) >= PROGRAMS), CHUNKS[-1])
-    return size
+def chunk_size(blocks: int, seqlen: int, sizes: tuple[int, ...], programs: int) -> int:
+    """The positions a program owns: as many as leave enough programs, so that halos and partial sums stay small."""
+    return next((size for size in sizes if blocks * triton.cdiv(seqlen, size) >= programs), sizes[-1])
 
 
 def _narrow_block(d: int, width: int) -> int:
@@ -77,7 +73,7 @@ def _narrow_block(d: int, width: int) -> int:
 
 def _wide_block(d: int) -> tuple[int, int]:
     block_d: int = min(128, triton.next_power_of_2(d))
-    return TILE // block_d, block_d
+    return WIDE_TILE // block_d, block_d
 
 
 def _bad_dtype(named: tuple[tuple[str, Maybe], ...]) -> str:
@@ -111,17 +107,18 @@ def _causal_conv1d(
     with on_device(x):
         if width <= NARROW:
             block_d = _narrow_block(d, width)
-            size = chunk_size(batch, seqlen, d, width)
+            blocks = batch * triton.cdiv(d, block_d)
+            size = chunk_size(blocks, seqlen, FORWARD_CHUNKS, FORWARD_PROGRAMS)
             chunks = triton.cdiv(seqlen, size)
-            conv_forward[(triton.cdiv(d, block_d) * chunks * batch,)](
+            conv_forward[(blocks * chunks,)](
                 *arguments,
                 chunks,
                 size,
                 *strides,
                 **flags,
-                STEPS=FORWARD_STEPS,
+                STEPS=min(FORWARD_STEPS, size),
                 BLOCK_D=block_d,
-                num_warps=FORWARD_WARPS,
+                num_warps=1,
             )
         else:
             block_t, block_d = _wide_block(d)
@@ -198,16 +195,17 @@ def _narrow(
     """Fill dx and dinitial; return the partial sums of dweight and dbias."""
     batch, seqlen, d = x.shape
     width = weight.shape[1]
-    size = chunk_size(batch, seqlen, d, width)
-    chunks, block_d = triton.cdiv(seqlen, size), _narrow_block(d, width)
+    block_d = _narrow_block(d, width)
+    blocks = batch * triton.cdiv(d, block_d)
+    size = chunk_size(blocks, seqlen, BACKWARD_CHUNKS, BACKWARD_PROGRAMS)
+    chunks = triton.cdiv(seqlen, size)
     partial = torch.empty((batch * chunks, width + (bias is not None), d), dtype=torch.float32, device=x.device)
-    conv_backward[(triton.cdiv(d, block_d) * chunks * batch,)](
+    conv_backward[(blocks * chunks,)](
         x, weight, bias if bias is not None else x, initial_state if initial_state is not None else x,
         reset if reset is not None else x, dy if dy is not None else x, dfinal if dfinal is not None else x, dx, dinitial, partial,
         seqlen, d, chunks, size, *x.stride(), *weight.stride(), *_strides(bias, 1), *_strides(initial_state, 3),
         *_strides(reset, 2), *_strides(dy, 3), *_strides(dfinal, 3), WIDTH=width, SILU=silu, **_flags(bias, initial_state, reset),
-        HAS_DY=dy is not None, HAS_DFINAL=dfinal is not None, STEPS=BACKWARD_STEPS, STAGES=STAGES, BLOCK_D=block_d,
-        num_warps=BACKWARD_WARPS,
+        HAS_DY=dy is not None, HAS_DFINAL=dfinal is not None, STEPS=BACKWARD_STEPS, BLOCK_D=block_d, num_warps=1,
     )  # fmt: skip
     return partial
 

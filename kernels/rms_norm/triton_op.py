@@ -17,9 +17,12 @@ MAX_D = 16384
 """A row must fit one program's registers: 16,384 fp32 values over 512 threads."""
 
 TILE = 2048
-VALUES_PER_WARP = 512
-PROGRAMS = 512
-STAGES = 1
+FORWARD_VALUES, BACKWARD_VALUES = 512, 1024
+"""Values of a tile that a warp takes."""
+
+BACKWARD_PROGRAMS, BACKWARD_STAGES = 264, 3
+"""Best of those measured on an H100, 2026-11-24: docs/LOG.md. Longer tiles are not staged: shared memory would not hold them."""
+
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 
@@ -47,11 +50,11 @@ class Tiling(NamedTuple):
     warps: int
 
 
-def tiling(d: int) -> Tiling:
+def tiling(d: int, values_per_warp: int) -> Tiling:
     """Tiles of about TILE values: several short rows, or one long one."""
     block_d = triton.next_power_of_2(d)
     block_rows = max(1, TILE // block_d)
-    return Tiling(block_rows, block_d, min(16, max(1, block_rows * block_d // VALUES_PER_WARP)))
+    return Tiling(block_rows, block_d, min(16, max(1, block_rows * block_d // values_per_warp)))
 
 
 def _writes_stream(x: Tensor, residual: Tensor | None) -> bool:
@@ -67,7 +70,7 @@ def _rms_norm(x: Tensor, weight: Tensor, residual: Tensor | None, eps: float) ->
     rows = flat.shape[0]
     if rows == 0:
         return y, stream, rstd
-    tile = tiling(d)
+    tile = tiling(d, FORWARD_VALUES)
     with on_device(x):
         norm_forward[(triton.cdiv(rows, tile.block_rows),)](
             flat, weight, added, y, stream, rstd, rows, d, eps, *flat.stride(), weight.stride(0), *added.stride(),
@@ -104,15 +107,16 @@ def _rms_norm_backward(
         return dx, dresidual, dweight.zero_()
     of_y = flat if dy is None else dy.reshape(-1, d)
     of_stream = flat if dstream is None else dstream.reshape(-1, d)
-    tile = tiling(d)
-    tiles = triton.cdiv(triton.cdiv(rows, tile.block_rows), PROGRAMS)
+    tile = tiling(d, BACKWARD_VALUES)
+    stages = BACKWARD_STAGES if tile.block_rows * tile.block_d <= TILE else 1
+    tiles = triton.cdiv(triton.cdiv(rows, tile.block_rows), BACKWARD_PROGRAMS)
     programs = triton.cdiv(rows, tile.block_rows * tiles)
     partial = torch.empty((programs, 1, d), dtype=torch.float32, device=dx.device)
     with on_device(dx):
         norm_backward[(programs,)](
             of_y, of_stream, flat, weight, rstd, dx, dresidual, partial, rows, d, tiles,
             *of_y.stride(), *of_stream.stride(), *flat.stride(), weight.stride(0),
-            HAS_DY=dy is not None, HAS_DSTREAM=dstream is not None, WRITE_DRESIDUAL=separate, STAGES=STAGES,
+            HAS_DY=dy is not None, HAS_DSTREAM=dstream is not None, WRITE_DRESIDUAL=separate, STAGES=stages,
             BLOCK_R=tile.block_rows, BLOCK_D=tile.block_d, num_warps=tile.warps,
         )  # fmt: skip
         sum_partials(partial, dweight[None])

@@ -10,8 +10,7 @@ from torch import Tensor
 from kernels.common.devices import on_device
 from kernels.selective_state_update.triton_kernels import state_update
 
-TILE = 1024
-WARPS = 2
+TILE, WARPS = 512, 2
 MAX_BLOCK_N = 64
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 

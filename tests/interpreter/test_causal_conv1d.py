@@ -6,7 +6,14 @@ import torch
 from kernels.bench.problems import Problem, causal_conv1d_problem, causal_conv1d_update_problem
 from kernels.bench.verify import parity, repeats_bitwise
 from kernels.causal_conv1d import causal_conv1d, causal_conv1d_update
-from kernels.causal_conv1d.triton_op import NARROW, chunk_size
+from kernels.causal_conv1d.triton_op import (
+    BACKWARD_CHUNKS,
+    BACKWARD_PROGRAMS,
+    FORWARD_CHUNKS,
+    FORWARD_PROGRAMS,
+    NARROW,
+    chunk_size,
+)
 
 pytestmark = pytest.mark.interpreter
 
@@ -34,8 +41,9 @@ def test_a_sequence_shorter_than_the_filter(width: int, seqlen: int) -> None:
 
 
 @pytest.mark.parametrize("seqlen", [15, 16, 17, 34])
-def test_chunks_of_the_backward_meet(seqlen: int) -> None:
-    assert chunk_size(1, seqlen, 3, 4) == 16
+def test_chunks_meet(seqlen: int) -> None:
+    assert chunk_size(1, seqlen, FORWARD_CHUNKS, FORWARD_PROGRAMS) == 8
+    assert chunk_size(1, seqlen, BACKWARD_CHUNKS, BACKWARD_PROGRAMS) == 16
     for row in parity(problem(4, batch=1, seqlen=seqlen, d=3, initial_state=True, reset=True)):
         assert row.passed, row
 
@@ -122,3 +130,10 @@ def test_compiles_into_one_graph() -> None:
     compiled = torch.compile(loss, backend="aot_eager", fullgraph=True)
     expected = torch.autograd.grad(loss(**leaves), list(leaves.values()))
     torch.testing.assert_close(torch.autograd.grad(compiled(**leaves), list(leaves.values())), expected)
+
+
+@pytest.mark.parametrize(
+    ("blocks", "seqlen", "expected"), [(1, 10, 16), (128, 2048, 128), (64, 4096, 128), (2048, 1, 128), (64, 1024, 32)]
+)
+def test_chunks_are_as_long_as_leaves_enough_programs(blocks: int, seqlen: int, expected: int) -> None:
+    assert chunk_size(blocks, seqlen, BACKWARD_CHUNKS, BACKWARD_PROGRAMS) == expected
