@@ -5,7 +5,7 @@ Each op is first checked against the float64 reference, in this run and on this 
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -32,6 +32,7 @@ def run_bench(
     *,
     device: str | None = None,
     commit: str | None = None,
+    progress: Callable[[str], None] = lambda line: None,
 ) -> BenchReport:
     """Verify and time the ops, all at all shapes by default.
 
@@ -41,6 +42,7 @@ def run_bench(
         quick: fewer samples, parity on the small problems alone, and none of the slow plain forms beside the fast one.
         device: "cuda" where there is one, else "cpu".
         commit: what was measured; asked of git by default.
+        progress: told what is about to be measured; a full run takes minutes.
 
     Raises:
         UnsupportedError: an unknown op or shape; names those that are known.
@@ -59,7 +61,8 @@ def run_bench(
         notes=[] if gpu else [NO_GPU],
     )
     checked: dict[str, list[ParityRow]] = {}
-    for entry, shape in pairs:
+    for number, (entry, shape) in enumerate(pairs, start=1):
+        progress(f"{number} of {len(pairs)}: {entry.name} {shape.label}")
         if entry.name not in checked:
             checked[entry.name] = check_entry(entry, dtype, device)
             report.parity += checked[entry.name]
@@ -104,7 +107,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--commit", help="the commit to record, where git cannot be asked")
     options = parser.parse_args(arguments)
     try:
-        report = run_bench(options.ops, options.shapes, options.quick, commit=options.commit)
+        report = run_bench(
+            options.ops,
+            options.shapes,
+            options.quick,
+            commit=options.commit,
+            progress=lambda line: print(line, file=sys.stderr, flush=True),  # noqa: T201
+        )
     except KernelError as error:
         sys.stderr.write(f"{error}\n")
         return 2

@@ -57,7 +57,9 @@ def test_the_command_writes_json_and_prints_the_table(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert run.main(["--quick", "--out", str(tmp_path / "out.json"), "--commit", "abc"]) == 0
     assert json.loads((tmp_path / "out.json").read_text())["commit"] == "abc"
-    assert "double" in capsys.readouterr().out
+    printed = capsys.readouterr()
+    assert "double" in printed.out
+    assert printed.err == "1 of 1: double 64\n"
 
 
 def test_the_command_fails_with_its_parity(monkeypatch: pytest.MonkeyPatch, make_entry: Any) -> None:
