@@ -32,7 +32,7 @@ def run_bench(
     *,
     device: str | None = None,
     commit: str | None = None,
-    progress: Callable[[str], None] = lambda line: None,
+    progress: Callable[[str], None] | None = None,
 ) -> BenchReport:
     """Verify and time the ops, all at all shapes by default.
 
@@ -62,7 +62,8 @@ def run_bench(
     )
     checked: dict[str, list[ParityRow]] = {}
     for number, (entry, shape) in enumerate(pairs, start=1):
-        progress(f"{number} of {len(pairs)}: {entry.name} {shape.label}")
+        if progress is not None:
+            progress(f"{number} of {len(pairs)}: {entry.name} {shape.label}")
         if entry.name not in checked:
             checked[entry.name] = check_entry(entry, dtype, device)
             report.parity += checked[entry.name]
