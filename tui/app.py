@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any, ClassVar
 
 from textual.app import App
@@ -95,6 +96,12 @@ class MambaLab(App[None]):
         """Return whether actions can be written, and why not, for a `Situation`."""
         ready = self.snapshot.state not in (*UNREADABLE, StoreState.LOADING)
         return {"writable": ready, "why_not_writable": "" if ready else "the store cannot be written now"}
+
+    @property
+    def home_name(self) -> str:
+        """The store's folder as one would type it here."""
+        root = self.paths.root
+        return str(root.relative_to(Path.cwd())) if root.is_relative_to(Path.cwd()) else str(root)
 
     def toggle_theme(self) -> None:
         """Change between dark and light, and remember it."""

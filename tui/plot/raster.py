@@ -10,6 +10,7 @@ from tui.plot.series import Floats, Points
 
 Bits = NDArray[np.uint8]
 BRAILLE = 0x2800
+FAR = 1e9  # dots: beyond it a number of dots does not fit an integer, and no slope changes that one could see
 NUDGE = 1e-6  # keeps a constant that lies between two dots from flickering with the noise of its rounding
 DOT_BITS = np.array([[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x40, 0x80]], dtype=np.uint8)
 
@@ -25,6 +26,7 @@ def draw(points: Points, x_scale: Scale, y_scale: Scale, size: tuple[int, int], 
     x = x_scale.unit(points.x) * (width - 1)
     y = (1 - y_scale.unit(points.y)) * (height - 1) + NUDGE
     finite = np.isfinite(x) & np.isfinite(y)
+    x, y = np.clip(x, -FAR, FAR), np.clip(y, -FAR, FAR)
     xs, ys = _trace(x, y, finite, (width, height))
     if dotted:
         kept = xs % 3 == 0

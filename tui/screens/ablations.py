@@ -85,7 +85,7 @@ class AblationsScreen(LabScreen):
         """Show the ablations."""
         self.set_class(not snapshot.ablations, "-empty")
         if not snapshot.ablations:
-            self.query_one("#empty", TextView).show(empty_lines(snapshot, str(self.lab.paths.root)))
+            self.query_one("#empty", TextView).show(empty_lines(snapshot, self.lab.home_name))
         self.table.set_rows(snapshot.ablations)
         self._show_question()
         self.lab.watch_store(Interest())

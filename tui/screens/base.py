@@ -152,7 +152,7 @@ class LabScreen(Screen[None]):
 
     def do_back(self) -> None:
         """Leave one layer."""
-        if len(self.lab.screen_stack) > 2:
+        if len(self.lab.screen_stack) > 1:
             self.lab.pop_screen()
         else:
             self.notify("this is the outermost screen; q quits", timeout=3)

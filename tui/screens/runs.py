@@ -95,7 +95,7 @@ class RunsScreen(ControlScreen):
         nothing = not snapshot.runs and snapshot.state is not StoreState.LOCKED
         self.set_class(nothing, "-empty")
         if nothing:
-            self.query_one("#empty", TextView).show(empty_lines(snapshot, str(self.lab.paths.root)))
+            self.query_one("#empty", TextView).show(empty_lines(snapshot, self.lab.home_name))
         if table.marks:
             table.marks &= {run.id for run in snapshot.runs}
         self.apply_filter()

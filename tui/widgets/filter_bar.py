@@ -76,8 +76,9 @@ class FilterBar(Horizontal):
             self.error = error
             pointer = " " * (1 + error.position) + "↑ "
             self.query_one(TextBar).show((pointer, "bad"), (str(error), "bad"))
-            return
-        self.error = None
+            found = compile_filter("")  # until it is understood, nothing is hidden
+        else:
+            self.error = None
         self.post_message(self.Changed(found))
 
     def on_input_submitted(self, event: Input.Submitted) -> None:

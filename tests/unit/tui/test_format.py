@@ -1,0 +1,69 @@
+"""Numbers, durations and widths in few characters."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.cells import cell_len
+
+from tui.format import bar, bytes_size, count_label, duration, fit, number, parse_duration, plain
+from tui.widgets.sparkline import sparkline
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, ""), (0.0, "0"), (0.99347, "0.9935"), (12.0, "12"), (123.456, "123.5"), (1e-5, "1e-5"),
+        (0.001, "0.001000"), (2.5e7, "2.5e7"), (math.nan, "NaN"), (math.inf, "inf"), (-math.inf, "-inf"), (-0.5, "-0.5000"),
+    ],
+)  # fmt: skip
+def test_numbers(value: float | None, text: str) -> None:
+    assert number(value) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0s"), (59.9, "59s"), (61, "1m01"), (3660, "1h01"), (90_000, "1d1h"), (None, ""), (math.nan, "")],
+)
+def test_durations(seconds: float | None, text: str) -> None:
+    assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("90", 90), ("2h", 7200), ("1d12h", 129_600), ("1.5m", 90), ("h", None), ("2x", None), ("", None), ("2h!", None)],
+)
+def test_parsed_durations(text: str, seconds: float | None) -> None:
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0, "0"), (950, "950"), (1500, "1.5k"), (204_800, "204.8k"), (3.2e6, "3.2M")]
+)
+def test_counts(value: float, text: str) -> None:
+    assert count_label(value) == text
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False), st.integers(0, 40))
+def test_a_bar_is_as_wide_as_asked(share: float, width: int) -> None:
+    assert len("".join(bar(share, width))) == width
+
+
+@given(st.text(alphabet="abc µ漢字🙂·", max_size=20), st.integers(0, 20), st.sampled_from(["left", "right"]))
+def test_fitted_text_takes_exactly_its_cells(text: str, width: int, align: str) -> None:
+    assert cell_len(fit(text, width, align)) == width
+
+
+def test_a_spark_is_scaled_to_its_own_range_and_leaves_gaps() -> None:
+    assert sparkline([0.0, 1.0, math.nan, 0.5], 6) == "▁█ ▅  "
+    assert sparkline([], 3) == "   "
+    assert sparkline([2.0, 2.0], 2) == "▄▄"
+    assert sparkline(list(range(100)), 4) == "▁▃▆█"
+
+
+def test_values_are_written_as_one_types_them() -> None:
+    assert [plain(value) for value in (True, None, 1e-3, [1, 2], "s6")] == ["true", "none", "0.001", "1, 2", "s6"]
+    assert [bytes_size(value) for value in (None, 512, 2048, 3 * 2**30)] == ["", "512 B", "2.0 KiB", "3.0 GiB"]
