@@ -93,10 +93,10 @@ def test_a_killed_actor_takes_its_worker_along_and_the_run_is_tried_again(
         assert actor is not None
         assert "RunActor" in actor.name()
         actor.kill()
+        eventually(lambda: not worker.alive(), "the end of the worker")
         own.opened(run_id)
         own.wait_for(run_id, "completed", "failed")
         own.check_exact(run_id)
-        assert not worker.alive()
         assert [attempt.status for attempt in own.attempts(run_id)] == ["lost", "completed"]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -101,3 +102,13 @@ def test_sigterm_ends_a_controller_as_down_does(tmp_path: Path) -> None:
         assert own.run(run_id).status == "queued"
         assert not own.paths.controller_json.exists()
         assert (own.paths.run_dir(run_id) / "checkpoints" / "step-000007").is_dir()
+
+
+def test_a_store_that_is_removed_takes_its_processes_along(tmp_path: Path) -> None:
+    with lab(tmp_path / "home", "subprocess") as own:
+        run_id = own.one(**own.gated(8))
+        own.at_step(run_id, 7)
+        worker, controller = own.worker(run_id), own.controller()
+        shutil.rmtree(own.paths.root)
+        eventually(lambda: not controller.alive(), "the controller's end")
+        assert not worker.alive()

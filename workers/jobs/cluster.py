@@ -82,6 +82,7 @@ def start_head(paths: HomePaths, *, cpus: float | None = None, gpus: int | None 
     command += [f"--num-cpus={int(cpus or os.cpu_count() or 1)}"]
     command += [f"--num-gpus={count_gpus(os.environ) if gpus is None else gpus}"]
     environment = {**with_this_code(os.environ), MARK: mark, "PYTHONWARNINGS": "ignore"}
+    environment["RAY_health_check_period_ms"] = "1000"  # a dead node is known in 5 s, not 15; a slow one lives as long
     with tempfile.TemporaryFile() as output:  # not a pipe: what Ray leaves running would hold it open
         starter = subprocess.Popen(
             command,

@@ -14,13 +14,14 @@ from storage.home import HomePaths
 from storage.queries import Reader
 from storage.repository import Repository
 from workers.jobs.clock import Clock, SystemClock
-from workers.jobs.errors import ClusterError, ControllerError
+from workers.jobs.errors import ClusterError, ControllerError, StoreRemovedError
 from workers.jobs.executors.base import Executor
 from workers.jobs.ledger import Ledger
 from workers.jobs.placing import Placer
 from workers.jobs.requests import Requests
 from workers.jobs.retry import Reason
 from workers.jobs.settings import ControllerSettings
+from workers.jobs.takeover import take_over
 from workers.jobs.watch import Watch
 
 log = logging.getLogger("mambalab.controller")
@@ -29,6 +30,7 @@ CAPACITY_EVERY_S = 1.0
 QUEUE_EVERY_S = 0.5  # retries become due without any change in the store
 STORE_PAUSE_S = 1.0
 LEISURE = 4.0  # a round that took long is followed by so many times its own length of rest
+LEISURE_AT_MOST_S = 1.0
 
 
 class Ended(StrEnum):
@@ -54,6 +56,7 @@ class Controller:
         clock: Clock | None = None,
         exclusive: bool = False,
     ) -> None:
+        self._paths = paths
         self._settings = settings or ControllerSettings()
         self._clock: Clock = clock or SystemClock()
         self._executor = executor
@@ -86,15 +89,22 @@ class Controller:
         Raises:
             ClusterError: the cluster is lost; another controller may go on with another cluster.
             ControllerError: the store has refused everything for too long.
+            StoreRemovedError: the store is gone; what was at work for it has been ended.
         """
         while not self._asked_to_end:
             began = self._clock.monotonic()
-            if self._guarded_round():
+            try:
+                more = self._guarded_round()
+            except StoreRemovedError:
+                self.watch.release_all()
+                raise
+            if more:
                 continue
             if not self.watch.active and self.idle_for() >= self._settings.idle_s and not self._work_waits():
                 return Ended.IDLE
             pause = self._settings.poll_s if self.watch.active else self._settings.idle_poll_s
-            self._clock.wait(max(pause, LEISURE * (self._clock.monotonic() - began)))
+            busy = self._clock.monotonic() - began
+            self._clock.wait(max(pause, min(LEISURE * busy, LEISURE_AT_MOST_S)))
         self._stop_everything()
         return Ended.ASKED
 
@@ -104,8 +114,8 @@ class Controller:
         self._attach()
         more = self.watch.tick()
         if self._changed():
-            self._requests.tick()
-            more |= self._placer.tick() > 0
+            more |= self._look_again(self._requests.tick())
+            more |= self._look_again(self._placer.tick() > 0)
         if self.watch.active or more:
             self._busy_at = self._clock.monotonic()
         return more
@@ -130,7 +140,7 @@ class Controller:
 
     def _attach(self) -> None:
         if not self._attached:
-            self.watch.attach()
+            take_over(self.watch)
             self._attached = True
 
     def _look_at_cluster(self) -> None:
@@ -138,6 +148,8 @@ class Controller:
         if now < self._capacity_due:
             return
         self._capacity_due = now + CAPACITY_EVERY_S
+        if not self._paths.database.exists():
+            raise StoreRemovedError(f"{self._paths.database} was removed: nothing can be recorded any more")
         capacity = self._executor.capacity()
         if capacity.nodes:
             self._alive_at = now
@@ -155,6 +167,12 @@ class Controller:
             return False
         self._version, self._queue_due = version, now + QUEUE_EVERY_S
         return True
+
+    def _look_again(self, more: bool) -> bool:
+        """Have requests and queue looked at in the next round too where a round left some of them."""
+        if more:
+            self._version = -1
+        return more
 
     def _work_waits(self) -> bool:
         return self._repository.count_waiting() > 0 or bool(self._repository.pending_requests())

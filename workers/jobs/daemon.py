@@ -18,7 +18,7 @@ from storage.errors import StorageError
 from storage.home import HomePaths
 from workers.jobs.attempt import TRIAL
 from workers.jobs.detach import EXIT_TAKEN, SubmitOptions, daemon_command, spawn_controller
-from workers.jobs.errors import ClusterError, JobError
+from workers.jobs.errors import ClusterError, JobError, StoreRemovedError
 from workers.jobs.lock import ControllerLock
 from workers.jobs.settings import GRACE_S, IDLE_S
 
@@ -67,6 +67,10 @@ def _serve(paths: HomePaths, lock: ControllerLock, parsed: argparse.Namespace) -
         log.warning("%s; its runs go on with a new one", error)
         service.abandon_cluster()
         _start_over(paths, options, lock, parsed.restarts + 1)
+    except StoreRemovedError:
+        log.exception("the controller ends, and with it everything that it started")
+        service.end_cluster()
+        return 1
     except (JobError, StorageError):
         log.exception("the controller ends")
         return 1

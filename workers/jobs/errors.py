@@ -2,6 +2,7 @@
 
 JobError
     ControllerError    the controller cannot start, or another one holds the store
+        StoreRemovedError  somebody removed the store while it was in use
     ClusterError       Ray cannot be started, joined or ended
     ExecutorError      an attempt cannot be started
     SpoolError         a worker's report cannot be written
@@ -17,6 +18,10 @@ class JobError(RuntimeError):
 
 class ControllerError(JobError):
     """The controller cannot start or go on."""
+
+
+class StoreRemovedError(ControllerError):
+    """The store's file was removed while a controller worked on it."""
 
 
 class ClusterError(JobError):

@@ -21,6 +21,7 @@ from workers.jobs.executors.inline import InlineExecutor
 from workers.jobs.files import write_json
 from workers.jobs.lock import ControllerLock, ControllerRecord, read_record
 from workers.jobs.process import ProcessId
+from workers.jobs.service import end_left_cluster
 from workers.jobs.settings import GRACE_S, ControllerSettings
 
 
@@ -44,6 +45,7 @@ def run_inline(paths: HomePaths, *, trial: str = TRIAL, grace_s: float = GRACE_S
     settings = ControllerSettings(trial=trial, idle_s=0.0, silence_s=math.inf, start_s=math.inf, grace_s=grace_s)
     clock = SystemClock()
     try:
+        end_left_cluster(paths, grace_s=grace_s)
         write_json(paths.controller_json, _record().to_json())
         controller = Controller(paths, InlineExecutor(), settings, clock=clock, exclusive=True)
         try:

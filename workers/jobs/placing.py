@@ -69,18 +69,14 @@ class Placer:
         if number is None:
             self.ledger.free(run.id)  # cancelled a moment ago
             return False
-        spec = run.spec
-        watched = Watched(
-            run.id,
-            number,
-            self.watch.executor,
-            "",
-            now,
-            self.clock.monotonic(),
-            run.max_attempts,
-            timeout_of(spec),
-        )
-        attempt = attempt_spec(self.paths, (run.id, number), spec, placement, self.settings)
+        watched = Watched(run.id, number, self.watch.executor, "", now, self.clock.monotonic(), run.max_attempts)
+        try:
+            spec = run.spec
+            watched.timeout_s = timeout_of(spec)
+            attempt = attempt_spec(self.paths, (run.id, number), spec, placement, self.settings)
+        except Exception as error:  # noqa: BLE001 - a spec that cannot be read is its own run's trouble
+            self.watch.give_up(watched, error)
+            return True
         where = f" on {placement.node}" if placement.node else ""
         log.info("%s: starts%s with %g CPUs, %g GPUs", watched.key, where, attempt.cpus, attempt.gpus)
         self.watch.launch(attempt, placement, watched)

@@ -15,6 +15,8 @@ from workers.jobs.watch import of_the_store
 
 log = logging.getLogger("mambalab.controller")
 
+SETTLE_AT_MOST = 200  # in a round: between them the attempts at work want to be heard
+
 Settled = tuple[bool, str]
 
 
@@ -31,8 +33,8 @@ class Requests:
     clock: Clock
 
     def tick(self) -> bool:
-        """Act on what is asked; return whether anything was settled."""
-        settled_any = False
+        """Act on what is asked; return whether more waits."""
+        settled_count = 0
         for request in self.repository.pending_requests():
             try:
                 settled = self._act(request)
@@ -45,8 +47,10 @@ class Requests:
                 done, outcome = settled
                 self.repository.settle_request(request.id, done=done, outcome=outcome, now=self.clock.now())
                 log.info("request %d, %s run %s: %s", request.id, request.kind, request.run_id, outcome)
-                settled_any = True
-        return settled_any
+                settled_count += 1
+                if settled_count == SETTLE_AT_MOST:
+                    return True
+        return False
 
     def _act(self, request: PendingRequest) -> Settled | None:
         """Do what a request asks. None: it goes on being pending."""

@@ -39,6 +39,15 @@ JOINED_UNFIT_S = 60.0  # machines of a cluster that we joined may still be on th
 OWN_CLUSTER_S = 5.0  # a head of our own that does not answer for so long is dead
 
 
+def end_left_cluster(paths: HomePaths, *, grace_s: float) -> None:
+    """End the head that a dead controller of the store left, where it did. Its workers save their state first."""
+    last = read_record(paths)
+    if last is None or last.cluster is None or not last.here:
+        return
+    end_workers(paths, grace_s=grace_s)
+    end_cluster(ClusterRecord.from_json(last.cluster))
+
+
 class Service:
     """One controller's life: a cluster where it needs one, the loop, and the end of what it started."""
 
@@ -66,7 +75,7 @@ class Service:
         inherited = self._inherited_cluster()
         self._publish(inherited)
         if not self._only_end and self._nothing_to_run():
-            self._end_cluster()
+            self.end_cluster()
             return Ended.IDLE
         executor = self._executor(inherited)
         signal.signal(signal.SIGTERM, lambda *_: self._end())  # Ray may have put a handler of its own there
@@ -87,7 +96,7 @@ class Service:
         log.info("the controller ends: %s", ended.value)
         self._controller.close()
         executor.close()
-        self._end_cluster()
+        self.end_cluster()
         return ended
 
     def _nothing_to_run(self) -> bool:
@@ -106,7 +115,7 @@ class Service:
     def abandon_cluster(self) -> None:
         """End what is left of our own cluster after it was lost. Workers save their state first."""
         end_workers(self._paths, grace_s=self._options.grace_s)
-        self._end_cluster()
+        self.end_cluster()
         self._publish(None)
 
     def _end(self) -> None:
@@ -146,14 +155,15 @@ class Service:
         cluster = ClusterRecord.from_json(last.cluster)
         if self._options.executor == "ray" and not self._options.address and answers(cluster.address):
             return cluster
-        end_cluster(cluster)
+        end_left_cluster(self._paths, grace_s=self._options.grace_s)
         return None
 
     def _publish(self, cluster: ClusterRecord | None) -> None:
         self.record = replace(self.record, cluster=None if cluster is None else cluster.to_json())
         write_json(self._paths.controller_json, self.record.to_json())
 
-    def _end_cluster(self) -> None:
+    def end_cluster(self) -> None:
+        """End the head that this process started or took over; none where there is none."""
         if self.record.cluster is None:
             return
         left = end_cluster(ClusterRecord.from_json(self.record.cluster))

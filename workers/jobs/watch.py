@@ -10,19 +10,17 @@ from dataclasses import dataclass, field
 from storage.errors import Conflict, NotFound, StorageError
 from storage.home import HomePaths
 from storage.queries import Reader
-from storage.records import AttemptEnd, RecordBatch, RunningAttempt
+from storage.records import AttemptEnd, RecordBatch
 from storage.repository import Repository
 from storage.status import AttemptStatus
 from workers.jobs.attempt import AttemptSpec
 from workers.jobs.clock import Clock
 from workers.jobs.executors.base import Executor, Report
-from workers.jobs.executors.remains import Remains, handle_of
 from workers.jobs.files import tail
 from workers.jobs.ledger import Ledger, Placement
 from workers.jobs.retry import Ending, Reason, judge, retry_after
 from workers.jobs.settings import ControllerSettings
-from workers.jobs.translate import attempt_spec, pack_handle, timeout_of, to_batch, unpack_handle
-from workers.jobs.worker import worker_of
+from workers.jobs.translate import pack_handle, to_batch
 
 log = logging.getLogger("mambalab.controller")
 
@@ -48,7 +46,7 @@ class Watched:
     started_at: float
     heard_at: float
     max_attempts: int
-    timeout_s: float | None
+    timeout_s: float | None = None
     cursor: int = 0
     spoke: bool = False
     cause: Reason | None = None
@@ -78,21 +76,6 @@ class Watch:
     clock: Clock
     active: dict[str, Watched] = field(default_factory=dict)
 
-    def attach(self) -> None:
-        """Go on with the attempts that an earlier controller left at work.
-
-        One whose handle was never stored is started once more, which finds it where it was started before. Attempts of
-        another kind of executor are only looked after until their workers are dead.
-        """
-        for index, attempt in enumerate(self.repository.running()):
-            order = (-(2**62), index)  # they hold what they hold: nothing is before them
-            try:
-                self._attach(attempt, order)
-            except Exception as error:
-                if of_the_store(error):
-                    raise
-                self._forsake(attempt, error)  # one unreadable handle must not keep the others from going on
-
     def launch(self, attempt: AttemptSpec, placement: Placement, watched: Watched) -> None:
         """Start an attempt that has begun in the store, and watch it. Where it cannot be started, it ends."""
         self.active[watched.run_id] = watched
@@ -106,6 +89,13 @@ class Watch:
             self._finish(watched)
             return
         self.repository.set_handle(watched.run_id, watched.number, pack_handle(watched.handle, placement))
+
+    def give_up(self, watched: Watched, error: Exception) -> None:
+        """End an attempt that could not be handled: the error is its end, and what is left of its worker ends."""
+        log.error("%s: a defect while it was handled", watched.key, exc_info=error)
+        text = f"a defect while the attempt was handled: {type(error).__name__}: {error}"
+        watched.ending = Ending(AttemptStatus.FAILED, Reason.CONTROLLER, text, _traceback(error))
+        self._finish(watched)
 
     def tick(self) -> bool:
         """Ask for news once, store it, and end what has ended. Return whether more news waits."""
@@ -142,52 +132,11 @@ class Watch:
         for run_id in list(self.active):
             self.stop(run_id, cause)
 
-    def _attach(self, attempt: RunningAttempt, order: tuple[int, int]) -> None:
-        ours = attempt.executor == self.executor.name
-        watched = Watched(
-            attempt.run_id,
-            attempt.number,
-            self.executor if ours else Remains(),
-            "",
-            attempt.started_at,
-            self.clock.monotonic(),
-            attempt.max_attempts,
-            timeout_of(attempt.spec),
-            cursor=attempt.cursor,
-            spoke=attempt.cursor > 0,
-        )
-        if not ours:
-            folder = self.paths.attempt(attempt.run_id, attempt.number).directory
-            watched.handle = handle_of(folder)
-            self.active[attempt.run_id] = watched
-            worker = worker_of(folder)
-            if worker is not None and worker.alive():
-                self.stop(attempt.run_id, Reason.SHUTDOWN)  # it saves its state and goes on under this executor
-        elif attempt.handle is None:
-            share = self.ledger.share_of(attempt.cpus, attempt.gpus)
-            placement = self.ledger.place(attempt.run_id, share, order) or Placement("", (), share)
-            self.ledger.hold(attempt.run_id, placement, order)
-            spec = attempt_spec(self.paths, (attempt.run_id, attempt.number), attempt.spec, placement, self.settings)
-            self.launch(spec, placement, watched)
-        else:
-            watched.handle, placement = unpack_handle(attempt.handle)
-            self.ledger.hold(attempt.run_id, placement, order)
-            self.active[attempt.run_id] = watched
-        log.info("%s: attached at byte %d of its spool", watched.key, watched.cursor)
-
-    def _forsake(self, attempt: RunningAttempt, error: Exception) -> None:
-        log.exception("run %s, attempt %d cannot be taken over", attempt.run_id, attempt.number)
-        end = AttemptEnd(
-            AttemptStatus.LOST,
-            self.clock.now(),
-            reason=Reason.LOST,
-            error=f"the attempt could not be taken over from the last controller: {error}",
-            traceback=_traceback(error),
-            retry_at=self.clock.now() if attempt.number < attempt.max_attempts else None,
-        )
-        self.repository.finish_attempt(attempt.run_id, attempt.number, end)
-        self.active.pop(attempt.run_id, None)
-        self.ledger.free(attempt.run_id)
+    def release_all(self) -> None:
+        """End what is left of every worker, without a word to the store."""
+        for watched in list(self.active.values()):
+            self._release(watched)
+            self._forget(watched)
 
     def _poll(self, watched: Watched) -> Report | None:
         try:
@@ -210,7 +159,7 @@ class Watch:
             try:
                 pieces.append((watched, to_batch(report)))
             except Exception as error:  # noqa: BLE001 - see the class
-                self._defect(watched, error)
+                self.give_up(watched, error)
         if not pieces:
             return
         try:
@@ -219,7 +168,7 @@ class Watch:
             if of_the_store(error):
                 raise  # not an attempt's trouble: the same bytes come again
             if len(pieces) == 1:
-                self._defect(pieces[0][0], error)
+                self.give_up(pieces[0][0], error)
                 return
             for watched, report in news:
                 if watched.ending is None:
@@ -237,7 +186,7 @@ class Watch:
             try:
                 watched.ending = judge(report, watched.cause, log_tail=said)
             except Exception as error:  # noqa: BLE001 - see the class
-                self._defect(watched, error)
+                self.give_up(watched, error)
                 return
             self._finish(watched)
         elif report.state == "running":
@@ -255,12 +204,6 @@ class Watch:
             self.stop(watched.run_id, Reason.TIMEOUT)
         elif now - watched.heard_at > (self.settings.silence_s if watched.spoke else self.settings.start_s):
             self.stop(watched.run_id, Reason.SILENT, min(self.settings.grace_s, self.settings.silent_grace_s))
-
-    def _defect(self, watched: Watched, error: Exception) -> None:
-        log.error("%s: a defect while it was handled", watched.key, exc_info=error)
-        text = f"a defect while the attempt was handled: {type(error).__name__}: {error}"
-        watched.ending = Ending(AttemptStatus.FAILED, Reason.CONTROLLER, text, _traceback(error))
-        self._finish(watched)
 
     def _finish(self, watched: Watched) -> None:
         """Free what an attempt holds, then store its end: what holds nothing needs no looking after by anyone."""

@@ -36,7 +36,6 @@ from workers.jobs.executors.ray_actor import RunActor
 from workers.jobs.files import write_json
 from workers.jobs.supervisor import leftovers
 
-ACTOR_CPUS_MINIMUM = 0.001  # an actor without any CPU would be placed where nothing is free
 GONE = (RayActorError, ActorUnschedulableError, NodeDiedError, OutOfMemoryError, RuntimeEnvSetupError)
 
 
@@ -92,7 +91,7 @@ class RayExecutor:
             "lifetime": "detached",
             "get_if_exists": True,
             "max_restarts": 0,
-            "num_cpus": max(attempt.cpus, ACTOR_CPUS_MINIMUM),
+            "num_cpus": attempt.cpus,
             "num_gpus": attempt.gpus,
             "runtime_env": self._runtime_env,
         }

@@ -12,7 +12,7 @@ from storage.errors import StoreLocked
 from storage.queries import Reader
 from storage.records import RecordBatch
 from workers.jobs.controller import Ended
-from workers.jobs.errors import ClusterError, ControllerError
+from workers.jobs.errors import ClusterError, ControllerError, StoreRemovedError
 from workers.jobs.executors.base import Node
 
 if TYPE_CHECKING:
@@ -431,3 +431,39 @@ def test_a_cluster_without_machines_is_lost_after_a_while(lab: Lab) -> None:
     lab.rounds(controller, 4)
     with pytest.raises(ClusterError, match="no living machine"):
         lab.rounds(controller, 4)
+
+
+def test_a_spec_that_cannot_be_read_is_its_own_runs_trouble(lab: Lab) -> None:
+    (bad, good) = [*lab.submit(1, spec={"resources": {"timeout_s": "soon"}}), *lab.submit(1)]
+    controller = lab.controller()
+    lab.rounds(controller)
+    assert (lab.run(bad).status, lab.run(bad).reason) == ("failed", "controller")
+    assert "soon" in (lab.run(bad).error or "")
+    assert lab.executor.started == [good]
+
+
+def test_a_removed_store_ends_the_controller_and_what_worked_for_it(lab: Lab) -> None:
+    (run_id,) = lab.submit()
+    controller = lab.controller()
+    lab.rounds(controller)
+    lab.paths.database.unlink()
+    with pytest.raises(StoreRemovedError, match="was removed"):
+        controller.run()
+    assert lab.executor.of(run_id).released
+
+
+def test_a_controller_that_need_not_idle_still_waits_for_what_runs(lab: Lab) -> None:
+    lab.settings = dataclasses.replace(lab.settings, idle_s=0.0)
+    (run_id,) = lab.submit()
+    controller = lab.controller()
+    lab.executor.on_start = lambda attempt: attempt.log(1, train_loss=1.0)
+    wait = lab.clock.wait
+
+    def end_it_in_a_while(seconds: float) -> None:
+        wait(seconds)
+        if lab.clock.monotonic() > 5.0:
+            lab.executor.of(run_id).complete()
+
+    lab.clock.wait = end_it_in_a_while  # type: ignore[method-assign]
+    assert controller.run() is Ended.IDLE
+    assert lab.run(run_id).status == "completed"

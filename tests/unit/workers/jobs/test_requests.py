@@ -157,3 +157,20 @@ def test_a_priority_that_is_no_number_is_refused(lab: Lab) -> None:
     lab.sql("""UPDATE request SET payload = '{"priority": "high"}'""")  # written past the program
     lab.rounds(lab.controller())
     assert lab.outcome(run_id) == ("refused", "expected a whole number as priority, got 'high'")
+
+
+def test_a_flood_of_requests_does_not_keep_the_attempts_from_being_heard(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workers.jobs.requests.SETTLE_AT_MOST", 3)
+    (running, *waiting) = lab.submit(9, cpus=2.0)
+    controller = lab.controller()
+    lab.rounds(controller)
+    for run_id in waiting:
+        lab.ask(RequestKind.CANCEL, run_id)
+    lab.executor.of(running).log(1, train_loss=1.0)
+    lab.rounds(controller)
+    assert lab.series(running, "train/loss") == {1: 1.0}
+    assert sorted(lab.statuses().values()) == ["cancelled"] * 3 + ["queued"] * 5 + ["running"]
+    lab.rounds(controller, 2, wait=0.0)
+    assert sorted(lab.statuses().values()) == ["cancelled"] * 8 + ["running"]
