@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -168,7 +168,7 @@ class SqlScreen(LabScreen):
         self.running = query
         self.query_one("#outcome", TextBar).show((" running ...", "muted"))
         paths = self.lab.paths
-        self.run_worker(lambda: self.post_message(ask(paths, query)), thread=True, exclusive=True, group="sql",
+        self.run_worker(lambda: self.post_message(ask(paths, query, self.lab.now)), thread=True, exclusive=True, group="sql",
                         exit_on_error=False)  # fmt: skip
 
     def on_answered(self, message: Answered) -> None:
@@ -210,11 +210,11 @@ class SqlScreen(LabScreen):
             super().do_back()
 
 
-def ask(paths: HomePaths, query: str) -> Answered:
+def ask(paths: HomePaths, query: str, clock: Callable[[], float]) -> Answered:
     """Run a query and return what came of it."""
-    began = time.monotonic()
+    began = clock()
     try:
         result = run_query(paths, query, limit=MAX_ROWS)
     except StorageError as error:
-        return Answered(query, None, str(error), time.monotonic() - began)
-    return Answered(query, result, "", time.monotonic() - began)
+        return Answered(query, None, str(error), clock() - began)
+    return Answered(query, result, "", clock() - began)

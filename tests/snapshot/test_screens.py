@@ -1,0 +1,190 @@
+"""What every screen looks like in its states, as SVG: `pytest tests/snapshot --snapshot-update` after a look at the report."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from textual.pilot import Pilot
+from textual.widgets import Input
+
+from storage.home import HomePaths
+from storage.repository import Repository
+from tui.app import MambaLab, make_app
+
+Compare = Callable[..., bool]
+Clock = Callable[[], float]
+Step = str | Callable[[MambaLab], object]
+SMALL, MIDDLE, LARGE = (80, 24), (120, 40), (200, 60)
+
+
+async def until(pilot: Pilot[Any], condition: Callable[[], object]) -> None:
+    """Let the application work until something is true."""
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline, "the screen never got ready"
+        await pilot.pause(0.01)
+
+
+def steps(*wanted: Step) -> Callable[[Pilot[Any]], Awaitable[None]]:
+    """Return what presses keys and waits for conditions, in order, once the store has been read."""
+
+    async def run(pilot: Pilot[Any]) -> None:
+        app = pilot.app
+        assert isinstance(app, MambaLab)
+        await until(pilot, lambda: app.snapshot.state != "loading" and (app.snapshot.complete or not app.snapshot.runs))
+        for step in wanted:
+            if isinstance(step, str):
+                await pilot.press(step)
+            else:
+                await until(pilot, partial(step, app))
+        await pilot.pause()
+
+    return run
+
+
+def on(status: str) -> Step:
+    """Return the step that puts the cursor of the first screen on a run of a status."""
+
+    def select(app: MambaLab) -> bool:
+        table: Any = app.screen_stack[0].query_one("#runs")
+        return bool(table.select(next(run.id for run in table.rows if run.status == status)))
+
+    return select
+
+
+def curves(app: MambaLab) -> bool:
+    """Tell whether curves are drawn."""
+    return bool(getattr(app.screen, "curves", None) and app.screen.curves.charts)  # type: ignore[attr-defined]
+
+
+def sparks(app: MambaLab) -> bool:
+    """Tell whether the small curves of all runs in view with metrics are there."""
+    table: Any = app.screen.query_one("#runs, #seeds")
+    return all(run.id in table.sparks for run in table.visible_runs() if run.metrics)
+
+
+def detail(app: MambaLab) -> bool:
+    """Tell whether the run is known in full."""
+    return getattr(app.screen, "detail", None) is not None
+
+
+def charts_of_cell(app: MambaLab) -> bool:
+    """Tell whether the chart beside the seeds is drawn."""
+    return bool(app.screen.query_one("#curves").charts)  # type: ignore[attr-defined]
+
+
+def ask(app: MambaLab) -> bool:
+    """Write a query into the console."""
+    app.screen.query_one("#query", Input).value = QUERY
+    return True
+
+
+CASES: dict[str, tuple[tuple[int, int], tuple[Step, ...]]] = {
+    "runs-80x24": (SMALL, (sparks,)),
+    "runs-120x40": (MIDDLE, (sparks, "j", "space", "space")),
+    "runs-200x60": (LARGE, (sparks, on("failed"))),
+    "runs-light": (MIDDLE, (sparks, "T")),
+    "runs-filtered": (SMALL, ("slash", *"status", "equals_sign", *"failed", "enter", sparks)),
+    "runs-filter-mistake": (SMALL, ("slash", *"d", "underscore", *"sate", "greater_than_sign", "8", sparks)),
+    "runs-sorted": (SMALL, (*"llll", "s", sparks)),
+    "runs-cancel": (SMALL, (sparks, on("running"), "X")),
+    "runs-tag": (SMALL, (sparks, on("queued"), "t")),
+    "columns": (SMALL, ("C",)),
+    "run-curves-80x24": (SMALL, (on("completed"), "enter", curves, detail)),
+    "run-curves-120x40": (MIDDLE, (on("completed"), "enter", curves, detail, "e")),
+    "run-curves-200x60": (LARGE, (on("completed"), "enter", curves, detail)),
+    "run-inspect": (MIDDLE, (on("completed"), "enter", curves, detail, "enter", "i", "L")),
+    "run-running": (SMALL, (on("running"), "enter", curves, detail)),
+    "run-queued": (SMALL, (on("queued"), "enter", detail)),
+    "run-failed-events": (MIDDLE, (on("failed"), "enter", detail, "4")),
+    "run-failed-log": (SMALL, (on("failed"), "enter", detail, "3", lambda app: len(app.screen.query_one("#log").lines))),  # type: ignore[attr-defined]
+    "run-config": (SMALL, (on("completed"), "enter", detail, "2")),
+    "run-origin": (MIDDLE, (on("completed"), "enter", detail, "5")),
+    "ablations": (SMALL, ("a",)),
+    "ablation-80x24": (SMALL, ("a", "enter")),
+    "ablation-120x40": (MIDDLE, ("a", "j", "enter", "right", "down", charts_of_cell)),
+    "ablation-light": (MIDDLE, ("T", "a", "enter", charts_of_cell)),
+    "ablation-loss": (SMALL, ("a", "j", "enter", "m", "x")),
+    "ablation-effects": (SMALL, ("a", "j", "enter", "f")),
+    "compare": (MIDDLE, ("a", "j", "enter", "c", curves, lambda app: app.parameters)),
+    "compare-differences": (SMALL, ("a", "j", "enter", "c", curves, lambda app: app.parameters, "d")),
+    "sql": (SMALL, ("colon", ask, "enter",
+                    lambda app: app.screen.query_one("#answer").rows)),  # type: ignore[attr-defined]
+    "help": (SMALL, ("question_mark",)),
+    "help-run-120x40": (MIDDLE, ("enter", curves, "question_mark")),
+    "commands": (SMALL, ("at",)),
+}  # fmt: skip
+QUERY = "SELECT status, COUNT(*) AS runs, ROUND(AVG(percent), 1) AS percent FROM v_runs GROUP BY status"
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_screen(name: str, snap_compare: Compare, store: HomePaths, now: Clock) -> None:
+    size, wanted = CASES[name]
+    assert snap_compare(still(store, now), terminal_size=size, run_before=steps(*wanted, without_notices))
+
+
+def still(paths: HomePaths, now: Clock) -> MambaLab:
+    """Return the application with a clock that stands."""
+    return make_app(paths, now=now)
+
+
+def without_notices(app: MambaLab) -> bool:
+    """Take off notices, which go by the real clock; and the blinking of a cursor."""
+    app.clear_notifications()
+    for field in app.screen.query(Input):
+        field.cursor_blink = False
+    return True
+
+
+def test_an_empty_store(snap_compare: Compare, tmp_path: Path, now: Clock) -> None:
+    paths = HomePaths(tmp_path / ".mambalab")
+    Repository(paths).close()
+    assert snap_compare(still(paths, now), run_before=steps())
+
+
+def test_no_store(snap_compare: Compare, tmp_path: Path, now: Clock) -> None:
+    assert snap_compare(still(HomePaths(tmp_path / ".mambalab"), now), run_before=steps())
+
+
+def test_a_newer_schema(snap_compare: Compare, store: HomePaths, now: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    with closing(sqlite3.connect(store.database)) as connection:
+        connection.execute("PRAGMA user_version=99")
+    monkeypatch.setattr("storage.connect.check_schema", _newer)
+    assert snap_compare(still(store, now), run_before=steps())
+
+
+def _newer(*_arguments: object) -> None:
+    from storage.errors import SchemaTooNew
+
+    raise SchemaTooNew("lab.db has schema 99, this mambalab knows up to 1. Update mambalab to open it.")
+
+
+def test_a_locked_store_keeps_the_last_answer(
+    snap_compare: Compare, store: HomePaths, now: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from storage.errors import StoreLocked
+    from storage.queries import Reader
+
+    def lock(_app: MambaLab) -> bool:
+        def locked(_reader: Reader) -> int:
+            raise StoreLocked("lab.db is held by another process")
+
+        monkeypatch.setattr(Reader, "data_version", locked)
+        return True
+
+    wanted = steps(sparks, lock, lambda app: app.snapshot.state == "locked")
+    assert snap_compare(still(store, now), run_before=wanted)
+
+
+def test_without_colour_every_status_has_its_glyph(
+    snap_compare: Compare, store: HomePaths, now: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert snap_compare(still(store, now), run_before=steps(sparks))
