@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +15,11 @@ app = typer.Typer(help="Measure speed on this machine.", no_args_is_help=True, a
 
 Output = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Write the JSON there too, to be committed.", show_default=False)
+]
+
+Folder = Annotated[
+    Path | None,
+    typer.Option(help="Where to make the sample stores; the system's temporary folder by default.", show_default=False),
 ]
 
 
@@ -54,9 +60,7 @@ def kernels(
 @app.command("store")
 def store(
     *,
-    folder: Annotated[
-        Path | None, typer.Option(help="Where to make the sample stores; the system's temporary folder by default.")
-    ] = None,
+    folder: Folder = None,
     output: Output = None,
     as_json: Json = False,
 ) -> None:
@@ -70,6 +74,23 @@ def store(
     _report("store", results, output, as_json)
 
 
+@app.command("ui")
+def ui(
+    *,
+    folder: Folder = None,
+    output: Output = None,
+    as_json: Json = False,
+) -> None:
+    """Measure the terminal UI in a terminal of 160 x 50: first paint, curves, keys while 32 runs report. Takes minutes."""
+    from tempfile import TemporaryDirectory
+
+    from tui.bench import measure_ui
+
+    with TemporaryDirectory(prefix="mambalab-bench-", dir=folder) as place:
+        results = measure_ui(Path(place))
+    _report("ui", results, output, as_json)
+
+
 def _report(subject: str, results: dict[str, Any], output: Path | None, as_json: bool) -> None:
     from app.console import data_json, dump_json, say, table
     from app.grid import Grid, Layout
@@ -81,8 +102,16 @@ def _report(subject: str, results: dict[str, Any], output: Path | None, as_json:
     if as_json:
         data_json(report)
     else:
-        rows = [[name, f"{value:,}"] for name, value in results.items()]
+        rows = [[name, f"{value:,}"] for name, value in _flat(results)]
         table(Grid(["measure", "value"], rows, Layout(right=["value"])))
+
+
+def _flat(results: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in results.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}: ")
+        else:
+            yield f"{prefix}{name}", value
 
 
 def describe_machine() -> dict[str, Any]:

@@ -120,3 +120,5 @@ def test_benchmarks_tell_what_they_were_measured_on(
     assert {"at", "cpu", "cores", "python", "versions", "git_sha"} <= set(report["machine"])
     assert json.loads((tmp_path / "store.json").read_text()) == report
     assert call("bench", "store").stdout == "measure\tvalue\nruns_first_ms_1000\t1.5\n"
+    monkeypatch.setattr("tui.bench.measure_ui", lambda folder: {"first paint": {"median": 0.25}})
+    assert call("bench", "ui").stdout == "measure\tvalue\nfirst paint: median\t0.25\n"
