@@ -75,24 +75,26 @@ def _measure_lists(paths: HomePaths) -> dict[str, float]:
 
 
 def _measure_ingest(paths: HomePaths) -> dict[str, float]:
-    """Measure rows that come in pieces of 100 from one attempt, and row by row from 32 of them, a transaction for all."""
+    """Measure pieces of 100 rows of one attempt, and of 10 rows of each of 32 attempts in one transaction."""
     dice = random.Random(0)
     names = [f"train/metric_{index}" for index in range(SCALARS)]
     rows = [(float(step), step, {name: dice.random() for name in names}) for step in range(1, INGEST_ROWS + 1)]
+    many = range(0, INGEST_ROWS // WRITERS, 10)
     with Repository(paths) as repository:
-        ids = _begin(repository, WRITERS)
-        started = time.perf_counter()
-        for first in range(0, INGEST_ROWS, 100):
-            repository.record(ids[0], 1, RecordBatch(rows[first : first + 100], cursor=first + 1))
-        pieces = INGEST_ROWS * SCALARS / (time.perf_counter() - started)
-        started = time.perf_counter()
-        for first in range(0, INGEST_ROWS // WRITERS, 10):
-            piece = RecordBatch(rows[first : first + 10], cursor=first + 1)
-            repository.record_many([(run_id, 1, piece) for run_id in ids[1:]])
-        stored = len(ids[1:]) * len(range(0, INGEST_ROWS // WRITERS, 10)) * 10 * SCALARS
+        alone, *together = _begin(repository, 1 + WRITERS)
+
+        def in_pieces() -> None:
+            for first in range(0, INGEST_ROWS, 100):
+                repository.record(alone, 1, RecordBatch(rows[first : first + 100], cursor=first + 1))
+
+        def side_by_side() -> None:
+            for first in many:
+                piece = RecordBatch(rows[first : first + 10], cursor=first + 1)
+                repository.record_many([(run_id, 1, piece) for run_id in together])
+
         return {
-            "ingest_pieces_of_100_values_per_s": round(pieces),
-            "ingest_31_attempts_values_per_s": round(stored / (time.perf_counter() - started)),
+            **_rate("ingest_pieces_of_100", in_pieces, INGEST_ROWS * SCALARS),
+            **_rate(f"ingest_{WRITERS}_attempts", side_by_side, len(many) * 10 * WRITERS * SCALARS),
         }
 
 
@@ -128,6 +130,13 @@ def _timed(name: str, work: Callable[[], object]) -> dict[str, float]:
         wall.append(time.perf_counter() - started)
         cpu.append(time.process_time() - started_cpu)
     return {f"{name}_ms": _ms(statistics.median(wall)), f"{name}_cpu_ms": _ms(statistics.median(cpu))}
+
+
+def _rate(name: str, work: Callable[[], object], values: int) -> dict[str, float]:
+    started, started_cpu = time.perf_counter(), time.process_time()
+    work()
+    wall, cpu = time.perf_counter() - started, time.process_time() - started_cpu
+    return {f"{name}_values_per_s": round(values / wall), f"{name}_values_per_cpu_s": round(values / cpu)}
 
 
 def _ms(seconds: float) -> float:

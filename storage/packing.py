@@ -19,15 +19,16 @@ def pack(keys: Sequence[int], values: Sequence[float]) -> bytes:
 
 def unpacker(names: dict[int, str]) -> Callable[[bytes], dict[str, float]]:
     """Return a function from a packed piece to values by name. Runs that share their keys share the work on them."""
-    known: dict[bytes, tuple[str, ...]] = {}
+    known: dict[bytes, tuple[tuple[str, ...], struct.Struct]] = {}
 
     def unpack(packed: bytes) -> dict[str, float]:
         half = len(packed) // 2
         head = packed[:half]
-        titles = known.get(head)
-        if titles is None:
-            numbers = struct.unpack(f"<{half // _BYTES}q", head)
-            titles = known[head] = tuple(names[number] for number in numbers)
-        return dict(zip(titles, struct.unpack_from(f"<{half // _BYTES}d", packed, half), strict=True))
+        if head not in known:
+            count = half // _BYTES
+            titles = tuple(names[number] for number in struct.unpack(f"<{count}q", head))
+            known[head] = titles, struct.Struct(f"<{count}d")
+        titles, values = known[head]
+        return dict(zip(titles, values.unpack_from(packed, half), strict=True))
 
     return unpack

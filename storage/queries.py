@@ -28,6 +28,7 @@ from storage.rows import (
 )
 from storage.runlist import RunList, select_runs
 from storage.series import Series, read_series
+from storage.studylist import select_ablations
 
 __all__ = [
     "ENDED",
@@ -43,16 +44,6 @@ __all__ = [
     "RunRow",
     "Series",
 ]
-
-# An archived study counts all its runs; any other leaves archived runs out
-_ABLATIONS = f"""
-SELECT ablation.num, ablation.id, ablation.name, ablation.question, ablation.metric, ablation.direction,
-       ablation.secondary, ablation.axes, ablation.seeds, ablation.created_at, ablation.archived, ablation.note,
-       ablation.spec, run.status, COUNT(run.num),
-       SUM(CASE WHEN run.status IN {ENDED} THEN 1.0
-                WHEN run.total_steps > 0 THEN MIN(1.0, 1.0 * run.step / run.total_steps) ELSE 0.0 END)
-FROM ablation LEFT JOIN run ON run.ablation_id = ablation.id AND run.archived <= ablation.archived
-WHERE {{where}} GROUP BY ablation.num, run.status ORDER BY ablation.num DESC"""  # noqa: S608 - literals
 
 
 class Reader:
@@ -141,11 +132,13 @@ class Reader:
 
     def ablations(self, *, include_archived: bool = False) -> list[AblationRow]:
         """Return the ablations, newest first."""
-        return self._ablations("1" if include_archived else "NOT ablation.archived", ())
+        with self._snapshot() as connection:
+            return select_ablations(connection, include_archived=include_archived)
 
     def ablation(self, ablation_id: str) -> AblationRow:
         """Return one ablation by its whole id. Raises NotFound."""
-        found = self._ablations("ablation.id = ?", (ablation_id,))
+        with self._snapshot() as connection:
+            found = select_ablations(connection, ablation_id=ablation_id)
         if not found:
             raise NotFound(f"no ablation has the id {ablation_id!r}. `mambalab ls` lists the ablations.")
         return found[0]
@@ -243,12 +236,6 @@ class Reader:
             finally:
                 self._connection.execute("ROLLBACK")
 
-    def _ablations(self, where: str, parameters: tuple[Any, ...]) -> list[AblationRow]:
-        grouped: dict[int, list[tuple[Any, ...]]] = {}
-        for row in self._rows(_ABLATIONS.format(where=where), parameters):
-            grouped.setdefault(row[0], []).append(row)
-        return [_ablation_row(rows) for rows in grouped.values()]
-
     def _json_of_run(self, column: str, run_id: str) -> dict[str, Any]:
         rows = self._rows(f"SELECT {column} FROM run WHERE id = ?", (run_id,))  # noqa: S608 - `spec` or `facts`
         if not rows:
@@ -261,31 +248,6 @@ class Reader:
         if not rows:
             raise _no_run(run_id)
         return int(rows[0][0])
-
-
-def _ablation_row(rows: list[tuple[Any, ...]]) -> AblationRow:
-    """Fold one ablation's rows, one for each status of its runs."""
-    num, id_, name, question, metric, direction, secondary, axes, seeds, created_at, archived, note, spec = rows[0][:13]
-    counts = {status: count for *_, status, count, _ in rows if count}
-    total = sum(counts.values())
-    return AblationRow(
-        num=num,
-        id=id_,
-        name=name,
-        question=question,
-        metric=metric,
-        direction=direction,
-        secondary=tuple(json.loads(secondary)),
-        axes=tuple(json.loads(axes)),
-        seeds=tuple(json.loads(seeds)),
-        created_at=created_at,
-        archived=bool(archived),
-        note=note,
-        runs_total=total,
-        counts=counts,
-        progress=sum(row[15] for row in rows) / total if total else 0.0,
-        spec=json.loads(spec),
-    )
 
 
 def _no_run(run_id: str) -> NotFound:

@@ -30,6 +30,11 @@ _CURSOR = (
     'INSERT INTO spool_cursor (run, attempt, "offset") VALUES (?, ?, ?)'
     ' ON CONFLICT (run, attempt) DO UPDATE SET "offset" = excluded."offset"'
 )
+# one statement for all of it, as each one sets off the trigger; a heartbeat of None and metrics of None leave theirs
+_RUN = (
+    "UPDATE run SET step = MAX(step, ?1), metrics = COALESCE(?3, metrics),"
+    " heartbeat_at = MAX(COALESCE(heartbeat_at, ?2), COALESCE(?2, heartbeat_at)) WHERE num = ?4"
+)
 
 MetricRow = tuple[int, int, int, float, float, int]
 
@@ -68,13 +73,8 @@ def record_batch(connection: sqlite3.Connection, keys: KeyTable, run_id: str, nu
     stored = connection.execute('SELECT "offset" FROM spool_cursor WHERE run = ? AND attempt = ?', (run, number))
     if batch.cursor <= (stored.fetchone() or (-1,))[0]:
         return False
-    step = _store_metrics(connection, keys, run, number, batch)
-    connection.execute(
-        "UPDATE run SET step = MAX(step, ?), heartbeat_at = MAX(COALESCE(heartbeat_at, ?2), ?2) WHERE num = ?3"
-        if batch.heartbeat_at is not None
-        else "UPDATE run SET step = MAX(step, ?1) WHERE num = ?3 AND ?2 IS NULL",
-        (step, batch.heartbeat_at, run),
-    )
+    step, metrics = _store_metrics(connection, keys, run, number, batch)
+    connection.execute(_RUN, (step, batch.heartbeat_at, metrics, run))
     _store_notes(connection, run_id, number, batch.notes)
     connection.execute(_CURSOR, (run, number, batch.cursor))
     return True
@@ -112,20 +112,21 @@ def drop_abandoned(connection: sqlite3.Connection, run: int, number: int, resume
         " (SELECT key FROM latest WHERE run = ?1) GROUP BY key",  # SQLite takes the bare columns from the row of the MAX
         (run,),
     )
-    refresh_metrics(connection, run)
+    connection.execute("UPDATE run SET metrics = ? WHERE num = ?", (packed_latest(connection, run), run))
 
 
-def refresh_metrics(connection: sqlite3.Connection, run: int) -> None:
-    """Repeat table `latest` in the run's own column `metrics`."""
+def packed_latest(connection: sqlite3.Connection, run: int) -> bytes:
+    """Return table `latest` as the run's own column `metrics` repeats it."""
     latest = connection.execute("SELECT key, value FROM latest WHERE run = ? ORDER BY key", (run,)).fetchall()
-    packed = pack([key for key, _ in latest], [math.nan if value is None else value for _, value in latest])
-    connection.execute("UPDATE run SET metrics = ? WHERE num = ?", (packed, run))
+    return pack([key for key, _ in latest], [math.nan if value is None else value for _, value in latest])
 
 
-def _store_metrics(connection: sqlite3.Connection, keys: KeyTable, run: int, number: int, batch: RecordBatch) -> int:
-    """Store the rows and return their highest step, 0 for none."""
+def _store_metrics(
+    connection: sqlite3.Connection, keys: KeyTable, run: int, number: int, batch: RecordBatch
+) -> tuple[int, bytes | None]:
+    """Store the rows; return their highest step and the run's latest values packed, 0 and None for no rows."""
     if not batch.rows:
-        return 0
+        return 0, None
     names: dict[str, int] = {}
     for _, _, values in batch.rows:
         for name in values:
@@ -137,8 +138,7 @@ def _store_metrics(connection: sqlite3.Connection, keys: KeyTable, run: int, num
     ]
     connection.executemany(_METRIC, rows)
     connection.executemany(_LATEST, _newest(rows))
-    refresh_metrics(connection, run)
-    return max(step for _, step, _ in batch.rows)
+    return max(step for _, step, _ in batch.rows), packed_latest(connection, run)
 
 
 def _newest(rows: list[MetricRow]) -> Iterable[MetricRow]:

@@ -34,7 +34,7 @@ with Repository(HomePaths(sys.argv[1])) as repository:
 """
 
 
-@pytest.mark.parametrize("place", ["fence", "refresh_metrics", "_store_metrics", "_store_notes"])
+@pytest.mark.parametrize("place", ["fence", "packed_latest", "_store_metrics", "_store_notes"])
 def test_a_kill_in_the_middle_of_a_transaction(repository: Repository, paths: HomePaths, place: str) -> None:
     (run_id,) = submit(repository)
     begin(repository, run_id)
