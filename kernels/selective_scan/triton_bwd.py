@@ -11,7 +11,7 @@ tile and a channel group is CHANNELS neighbouring channels: a thread holds STEPS
 import triton
 import triton.language as tl
 
-from kernels.selective_scan.triton_common import LN2, ex2, sigmoid, softplus
+from kernels.selective_scan.triton_common import LN2, ex2, prefetch_l1, sigmoid, softplus
 from kernels.selective_scan.triton_lanes import (
     fetch,
     lane_down,
@@ -32,21 +32,11 @@ CLOSED = tl.constexpr(-1e30)  # an exponent that makes a decay zero, whatever th
 
 @triton.jit
 def back_in_rows(values, CHANNELS: tl.constexpr):
-    """Reorder a tuple accumulated channel by channel in descending time to ascending time, channels innermost."""
+    """Reorder a tuple accumulated in descending time, channels innermost, to ascending time."""
     out = ()
     for i in tl.static_range(STEPS):
         for c in tl.static_range(CHANNELS):
-            out = out + (values[c * STEPS + STEPS - 1 - i],)
-    return out
-
-
-@triton.jit
-def in_rows(values, CHANNELS: tl.constexpr):
-    """Reorder a tuple accumulated channel by channel in ascending time to channels innermost."""
-    out = ()
-    for i in tl.static_range(STEPS):
-        for c in tl.static_range(CHANNELS):
-            out = out + (values[c * STEPS + i],)
+            out = out + (values[(STEPS - 1 - i) * CHANNELS + c],)
     return out
 
 
@@ -348,7 +338,6 @@ def scan_backward_kernel(
         BC_tile = BC_ptr + tile * (2 * D_STATE * TILE) + t_lane
         for n_first in range(0, D_STATE, BLOCK):
             a_now = load_row(A_ptr + n_first * D_INNER, at_d, channel_mask, 1, CHANNELS, PAIRS, MASKED)
-            h_now = load_row(entering + n_first * D_INNER, at_d, channel_mask, 1, CHANNELS, PAIRS, MASKED)
             for n in range(n_first, n_first + BLOCK if D_STATE % BLOCK == 0 else tl.minimum(n_first + BLOCK, D_STATE)):
                 if not B_CONSTANT:
                     Bs = load_quad_constant(BC_tile + n * (2 * TILE)) + load_quad_constant(BC_tile + n * (2 * TILE) + 4)
@@ -362,91 +351,128 @@ def scan_backward_kernel(
                 else:
                     C_row = load_row(C_ptr + n * D_INNER, at_d, channel_mask, 1, CHANNELS, PAIRS, MASKED)
                     dC_old = load_row(dC_ptr + sums + n * (4 * D_INNER), at_sum, channel_mask, 1, CHANNELS, PAIRS, MASKED)
-                # One state ahead, so that the latency falls under this state's arithmetic.
+                # The rate is wanted first, so it comes one state ahead. A load that is carried over to the next state is waited
+                # for at the loop's end, so nothing else is.
                 n_next = tl.minimum(n + 1, D_STATE - 1)
                 a_next = load_row(A_ptr + n_next * D_INNER, at_d, channel_mask, 1, CHANNELS, PAIRS, MASKED)
-                h_next = load_row(entering + n_next * D_INNER, at_d, channel_mask, 1, CHANNELS, PAIRS, MASKED)
+                h_now = load_row(entering + n * D_INNER, at_d, channel_mask, 1, CHANNELS, PAIRS, MASKED)
                 g_late = load_row(carry_ptr + n * D_INNER, at_d, channel_mask, 1, CHANNELS, PAIRS, MASKED)
                 dA_old = load_row(dA_ptr + n * (4 * D_INNER), at_sum, channel_mask, 1, CHANNELS, PAIRS, MASKED)
+                if PREFETCH == 2:  # the tile is too large to wait in L1: fetch what a later state reads
+                    n_far = tl.minimum(n + 3, D_STATE - 1)
+                    prefetch_l1(BC_tile + n_far * (2 * TILE))
+                    prefetch_l1(BC_tile + n_far * (2 * TILE) + TILE)
+                    prefetch_l1(entering + n_far * D_INNER + d)
+                # Channels go side by side through every stage: that keeps twice the independent work in flight.
+                a = ()
+                u = ()
+                q = ()
+                for i in tl.static_range(R * CHANNELS):
+                    if HAS_RESET:
+                        a = a + (ex2(dts[i] * a_now[i % CHANNELS] + cut[i // CHANNELS]),)
+                    else:
+                        a = a + (ex2(dts[i] * a_now[i % CHANNELS]),)
+                    u = u + (dus[i] * (B_row[i % CHANNELS] if B_CONSTANT else Bs[i // CHANNELS]),)
+                    q = q + (dys[i] * (C_row[i % CHANNELS] if C_CONSTANT else Cs[i // CHANNELS]),)
+                # Each piece on its own: its last state from zero, and the gradient that leaves it towards the past.
+                h = ()
+                g = ()
+                for c in tl.static_range(CHANNELS):
+                    h = h + (u[c],)
+                    g = g + (q[(R - 1) * CHANNELS + c],)
+                for i in tl.static_range(1, R):
+                    h_on = ()
+                    g_on = ()
+                    for c in tl.static_range(CHANNELS):
+                        h_on = h_on + (a[i * CHANNELS + c] * h[c] + u[i * CHANNELS + c],)
+                        g_on = g_on + (a[(R - i) * CHANNELS + c] * g[c] + q[(R - 1 - i) * CHANNELS + c],)
+                    h = h_on
+                    g = g_on
+                # Join the four pieces: what enters each from the past, and from the future.
+                h_on = ()
+                g_on = ()
+                for c in tl.static_range(CHANNELS):
+                    h_on = h_on + (tl.where(piece == 0, h_now[c], lane_up(h[c], 4)),)
+                    g_on = g_on + (tl.where(piece == 3, g_late[c], lane_down(g[c] * a[c], 4)),)
+                h = ()
+                g = ()
+                for c in tl.static_range(CHANNELS):
+                    h = h + (h_on[c] + ex2(a_now[c] * span_up[2 * c] + up0) * lane_up(h_on[c], 4),)
+                    g = g + (g_on[c] + ex2(a_now[c] * span_down[2 * c] + down0) * lane_down(g_on[c], 4),)
+                h_on = ()
+                g_on = ()
+                for c in tl.static_range(CHANNELS):
+                    h_on = h_on + (h[c] + ex2(a_now[c] * span_up[2 * c + 1] + up1) * lane_up(h[c], 8),)
+                    g_on = g_on + (g[c] + ex2(a_now[c] * span_down[2 * c + 1] + down1) * lane_down(g[c], 8),)
+                h = h_on
+                g = g_on
+                kept = ()
+                ys_on = ()
+                dCs = ()
+                dC_sums = zeros
+                for i in tl.static_range(R):
+                    h_on = ()
+                    dC_on = ()
+                    dC_i = zero
+                    for c in tl.static_range(CHANNELS):
+                        past = a[i * CHANNELS + c] * h[c]
+                        state = past + u[i * CHANNELS + c]
+                        kept = kept + (past,)
+                        h_on = h_on + (state,)
+                        if HAS_Z:
+                            ys_on = ys_on + (
+                                ys[i * CHANNELS + c] + state * (C_row[c] if C_CONSTANT else Cs[i]),
+                            )
+                        if C_CONSTANT:
+                            dC_on = dC_on + (dC_sums[c] + state * dys[i * CHANNELS + c],)
+                        else:
+                            dC_i += state * dys[i * CHANNELS + c]
+                    h = h_on
+                    dCs = dCs + (dC_i,)
+                    if C_CONSTANT:
+                        dC_sums = dC_on
+                if HAS_Z:
+                    ys = ys_on
+                s1_on = ()
+                s2_on = ()
+                dBs = ()
+                dA_sums = zeros
+                dB_sums = zeros
+                for back in tl.static_range(R):
+                    g_on = ()
+                    dA_on = ()
+                    dB_on = ()
+                    dB_i = zero
+                    for c in tl.static_range(CHANNELS):
+                        G = q[(R - 1 - back) * CHANNELS + c] + g[c]  # the gradient of the state
+                        r = G * kept[(R - 1 - back) * CHANNELS + c]
+                        dA_on = dA_on + (dA_sums[c] + r * dts[(R - 1 - back) * CHANNELS + c],)
+                        s1_on = s1_on + (
+                            s1[(R - 1 - back) * CHANNELS + c] + G * (B_row[c] if B_CONSTANT else Bs[R - 1 - back]),
+                        )
+                        s2_on = s2_on + (s2[(R - 1 - back) * CHANNELS + c] + r * a_now[c],)
+                        if B_CONSTANT:
+                            dB_on = dB_on + (dB_sums[c] + G * dus[(R - 1 - back) * CHANNELS + c],)
+                        else:
+                            dB_i += G * dus[(R - 1 - back) * CHANNELS + c]
+                        g_on = g_on + (G * a[(R - 1 - back) * CHANNELS + c],)
+                    g = g_on
+                    dBs = dBs + (dB_i,)
+                    dA_sums = dA_on
+                    if B_CONSTANT:
+                        dB_sums = dB_on
+                s1 = back_in_rows(s1_on, CHANNELS)
+                s2 = back_in_rows(s2_on, CHANNELS)
+                g_early = g
                 dA_new = ()
                 dB_new = ()
                 dC_new = ()
-                g_early = ()
-                dBs = ()
-                dCs = ()
-                ys_c = ()
-                s1_c = ()
-                s2_c = ()
-                for i in tl.static_range(R):
-                    dBs = dBs + (zero,)
-                    dCs = dCs + (zero,)
                 for c in tl.static_range(CHANNELS):
-                    rate = a_now[c]
-                    a = ()
-                    u = ()
-                    q = ()
-                    for i in tl.static_range(R):
-                        if HAS_RESET:
-                            a = a + (ex2(dts[i * CHANNELS + c] * rate + cut[i]),)
-                        else:
-                            a = a + (ex2(dts[i * CHANNELS + c] * rate),)
-                        u = u + (dus[i * CHANNELS + c] * (B_row[c] if B_CONSTANT else Bs[i]),)
-                        q = q + (dys[i * CHANNELS + c] * (C_row[c] if C_CONSTANT else Cs[i]),)
-                    # The piece on its own: its last state from zero, and the gradient that leaves it towards the past.
-                    h = u[0]
-                    g = q[R - 1]
-                    for i in tl.static_range(1, R):
-                        h = a[i] * h + u[i]
-                        g = a[R - i] * g + q[R - 1 - i]
-                    g = g * a[0]
-                    # Join the four pieces: what enters each from the past, and from the future.
-                    h = tl.where(piece == 0, h_now[c], lane_up(h, 4))
-                    g = tl.where(piece == 3, g_late[c], lane_down(g, 4))
-                    h = h + ex2(rate * span_up[2 * c] + up0) * lane_up(h, 4)
-                    g = g + ex2(rate * span_down[2 * c] + down0) * lane_down(g, 4)
-                    h = h + ex2(rate * span_up[2 * c + 1] + up1) * lane_up(h, 8)
-                    g = g + ex2(rate * span_down[2 * c + 1] + down1) * lane_down(g, 8)
-                    kept = ()
-                    dC_sum = zero
-                    dCs_c = ()
-                    for i in tl.static_range(R):
-                        past = a[i] * h
-                        kept = kept + (past,)
-                        h = past + u[i]
-                        if HAS_Z:
-                            ys_c = ys_c + (ys[i * CHANNELS + c] + h * (C_row[c] if C_CONSTANT else Cs[i]),)
-                        if C_CONSTANT:
-                            dC_sum += h * dys[i * CHANNELS + c]
-                            dCs_c = dCs_c + (zero,)
-                        else:
-                            dCs_c = dCs_c + (dCs[i] + h * dys[i * CHANNELS + c],)
-                    dA_sum = zero
-                    dB_sum = zero
-                    dBs_c = ()
-                    for back in tl.static_range(R):
-                        G = q[R - 1 - back] + g  # the gradient of the state
-                        r = G * kept[R - 1 - back]
-                        dA_sum += r * dts[(R - 1 - back) * CHANNELS + c]
-                        s1_c = s1_c + (s1[(R - 1 - back) * CHANNELS + c] + G * (B_row[c] if B_CONSTANT else Bs[R - 1 - back]),)
-                        s2_c = s2_c + (s2[(R - 1 - back) * CHANNELS + c] + r * rate,)
-                        if B_CONSTANT:
-                            dB_sum += G * dus[(R - 1 - back) * CHANNELS + c]
-                            dBs_c = dBs_c + (zero,)
-                        else:
-                            dBs_c = dBs_c + (dBs[back] + G * dus[(R - 1 - back) * CHANNELS + c],)
-                        g = G * a[R - 1 - back]
-                    dBs = dBs_c
-                    dCs = dCs_c
-                    g_early = g_early + (g,)
-                    dA_new = dA_new + (dA_old[c] + dA_sum,)
+                    dA_new = dA_new + (dA_old[c] + dA_sums[c],)
                     if B_CONSTANT:
-                        dB_new = dB_new + (dB_old[c] + dB_sum,)
+                        dB_new = dB_new + (dB_old[c] + dB_sums[c],)
                     if C_CONSTANT:
-                        dC_new = dC_new + (dC_old[c] + dC_sum,)
-                s1 = back_in_rows(s1_c, CHANNELS)
-                s2 = back_in_rows(s2_c, CHANNELS)
-                if HAS_Z:
-                    ys = in_rows(ys_c, CHANNELS)
+                        dC_new = dC_new + (dC_old[c] + dC_sums[c],)
                 store_row(dA_ptr + n * (4 * D_INNER), at_sum, dA_new, channel_mask, CHANNELS, PAIRS, MASKED)
                 if B_CONSTANT:
                     store_row(dB_ptr + sums + n * (4 * D_INNER), at_sum, dB_new, channel_mask, CHANNELS, PAIRS, MASKED)
@@ -457,7 +483,6 @@ def scan_backward_kernel(
                     first_piece = first_piece + (channel_mask[c] & (piece == 0),)
                 store_row(carry_ptr + n * D_INNER, at_d, g_early, first_piece, CHANNELS, PAIRS, True)
                 a_now = a_next
-                h_now = h_next
                 if not (B_CONSTANT and C_CONSTANT):
                     values = ()
                     for i in tl.static_range(R):

@@ -132,14 +132,17 @@ else:
         halves = ()
         for half in tl.static_range(2):
             total = (zero, zero, zero, zero)
-            for part in tl.static_range(2):
-                ones = (tl.where((group & 3) == 2 * part, one, none), tl.where((group & 3) == 2 * part + 1, one, none))
+            for late in tl.static_range(2):  # the caller has the later values of the first half first
+                ones = (
+                    tl.where((group & 3) == 2 * (1 - late), one, none),
+                    tl.where((group & 3) == 2 * (1 - late) + 1, one, none),
+                )
                 # rows of the product: value 0 and 2 (columns even, odd), then 1 and 3
                 v = (
-                    bits(values[8 * half + 4 * part]),
-                    bits(values[8 * half + 4 * part + 2]),
-                    bits(values[8 * half + 4 * part + 1]),
-                    bits(values[8 * half + 4 * part + 3]),
+                    bits(values[8 * half + 4 * (1 - late)]),
+                    bits(values[8 * half + 4 * (1 - late) + 2]),
+                    bits(values[8 * half + 4 * (1 - late) + 1]),
+                    bits(values[8 * half + 4 * (1 - late) + 3]),
                 )
                 total = multiply_add(v, ones, total)
                 if EXACT:
