@@ -40,7 +40,11 @@ def work_on(paths: HomePaths, options: SubmitOptions) -> None:
     from workers.jobs.inline import run_inline
 
     say("working in this process, one run after another")
-    run_inline(paths)
+    try:
+        run_inline(paths)
+    except KeyboardInterrupt:
+        say("what was at work has saved its state and waits in the queue; `mambalab retry REF` goes on with it")
+        raise
 
 
 def act_on_cancellations(paths: HomePaths) -> None:

@@ -89,16 +89,31 @@ def test_what_has_ended_is_not_cancelled(call: Call, lab: Lab, reader: Reader, s
     assert reader.requests(lab.runs[0]) == []
 
 
-def test_retry_asks_for_failed_and_cancelled_runs_alone(
+def test_retry_queues_what_ended_badly_and_goes_on_with_what_waits(
     call: Call, lab: Lab, reader: Reader, started: list[SubmitOptions]
 ) -> None:
     done = call("retry", "demo")
-    assert (done.code, done.stdout) == (0, f"{lab.runs[2]}\n")
+    assert (done.code, done.stdout) == (0, f"{lab.runs[2]}\n{lab.runs[3]}\n")
     assert [request.kind for request in reader.requests(lab.runs[2])] == ["retry"]
+    assert reader.requests(lab.runs[3]) == []
     assert [options.executor for options in started] == ["ray"]
+    assert call("retry", lab.runs[3], "--executor", "subprocess").code == 0
+    assert [options.executor for options in started] == ["ray", "subprocess"]
     nothing = call("retry", lab.runs[0])
     assert nothing.code == 2
     assert "these are completed" in nothing.stderr
+
+
+def test_down_tells_how_to_go_on_with_what_waits(call: Call, lab: Lab) -> None:
+    done = call("down")
+    assert done.code == 0
+    assert f"stopped run {lab.single}; it is queued" in done.stderr
+    assert "2 runs wait in the queue; `mambalab retry REF` goes on with them" in done.stderr
+
+
+def test_down_without_a_store_makes_none(call: Call, home: HomePaths) -> None:
+    assert "nothing to end" in call("down").stderr
+    assert not home.root.exists()
 
 
 def test_an_unknown_executor_is_bad_input(call: Call, lab: Lab, reader: Reader) -> None:
