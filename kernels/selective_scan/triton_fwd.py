@@ -19,7 +19,6 @@ from kernels.selective_scan.triton_common import (
     lane_grid,
     load_channels,
     load_floats,
-    prefetch_l1,
     silu,
     softplus,
     store_channels,
@@ -27,6 +26,8 @@ from kernels.selective_scan.triton_common import (
 )
 
 CHECKPOINT_STEPS = tl.constexpr(32)
+MAX_CARRIES = tl.constexpr(32)
+"""Up to so many states are carried from tile to tile in registers; more of them through scratch memory."""
 
 
 @triton.jit
@@ -41,18 +42,30 @@ def state_floats(pointer, d, COUNT: tl.constexpr, D_STATE: tl.constexpr, ALIGNED
     return out
 
 
+@triton.constexpr_function
+def touch_count(pointer, rows, columns, warps):
+    """How many loads per thread `touch_rows` issues."""
+    sectors = -(-columns * pointer.dtype.element_ty.primitive_bitwidth // 256)
+    return -(-rows * sectors // (32 * warps))
+
+
 @triton.jit
-def fetch_rows(
-    pointer, first, last, th, STRIDE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, THREADS: tl.constexpr
+def touch_rows(
+    pointer, first, last, thread, STRIDE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, THREADS: tl.constexpr
 ):
-    """Prefetch ROWS rows of COLUMNS elements from row `first` of `pointer`, never beyond row `last`."""
-    BYTES: tl.constexpr = pointer.dtype.element_ty.primitive_bitwidth // 8
-    SECTOR: tl.constexpr = 32 // BYTES
+    """Load one element of every sector of ROWS rows from row `first`, never beyond row `last`: a tuple, to be used a tile later.
+
+    A prefetch instruction would bring them to L2 alone.
+    """
+    SECTOR: tl.constexpr = 256 // pointer.dtype.element_ty.primitive_bitwidth
     SECTORS: tl.constexpr = (COLUMNS + SECTOR - 1) // SECTOR
+    out = ()
     for i in tl.static_range((ROWS * SECTORS + THREADS - 1) // THREADS):
-        sector = tl.minimum(th + i * THREADS, ROWS * SECTORS - 1)
+        sector = tl.minimum(thread + i * THREADS, ROWS * SECTORS - 1)
         row = tl.minimum(first + sector // SECTORS, last)
-        prefetch_l1(pointer + row.to(tl.int64) * STRIDE + (sector % SECTORS) * SECTOR)
+        column = tl.minimum((sector % SECTORS) * SECTOR, COLUMNS - 1)
+        out = out + (tl.load(pointer + row.to(tl.int64) * STRIDE + column).to(tl.float32),)
+    return out
 
 
 @triton.jit
@@ -109,14 +122,20 @@ def scan_kernel(
 ):
     """PHASE 0: scan a whole sequence. 1: end state and span of every split, from zero. 2: scan a split from its entering state.
 
-    STATES states are unrolled at a time; their carries stay in registers when that is all of them, else in `states_ptr`.
+    STATES states are unrolled at a time. The tuple of carries rotates by as many, so that its indices stay constants.
     """
     TILE: tl.constexpr = BLOCKS * STEPS
     GROUPS_OF_CHANNELS: tl.constexpr = 32 // BLOCKS
     WIDTH: tl.constexpr = WARPS * GROUPS_OF_CHANNELS * CHANNELS
+    TOUCHES: tl.constexpr = FETCH * (
+        touch_count(x_ptr, TILE, WIDTH, WARPS)
+        + (not DT_CONSTANT) * touch_count(dt_ptr, TILE, WIDTH, WARPS)
+        + (z_ptr is not None and PHASE != 1) * touch_count(x_ptr if z_ptr is None else z_ptr, TILE, WIDTH, WARPS)
+        + (PACKED and NGROUPS == 1) * ((D_STATE * 2 * TILE // 8 + 32 * WARPS - 1) // (32 * WARPS))
+    )
     LEVELS: tl.constexpr = (BLOCKS > 1) + (BLOCKS > 2) + (BLOCKS > 4) + (BLOCKS > 8) + (BLOCKS > 16)
     QUAD: tl.constexpr = 4 if STEPS % 4 == 0 else STEPS
-    IN_REGISTERS: tl.constexpr = STATES == D_STATE
+    IN_REGISTERS: tl.constexpr = D_STATE <= MAX_CARRIES
     ALIGNED: tl.constexpr = STATES % 4 == 0 and D_STATE % 4 == 0
     RESET: tl.constexpr = reset_ptr is not None
     batch = tl.program_id(1).to(tl.int64)
@@ -156,13 +175,13 @@ def scan_kernel(
                 else:
                     carry = carry + (zero,)
     elif PHASE != 2:
-        for n in range(D_STATE):
+        for m in range(D_STATE):
             for c in tl.static_range(CHANNELS):
                 if PHASE == 0 and initial_ptr is not None:
-                    seed = tl.load(entering + (c * D_STATE + n))
+                    seed = tl.load(entering + (c * D_STATE + m))
                 else:
                     seed = zero
-                tl.store(slot + (n * D_INNER + c), seed, mask=first & inside)
+                tl.store(slot + (m * D_INNER + c), seed, mask=first & inside)
 
     x_row = x_ptr + batch * x_stride_batch + start.to(tl.int64) * X_STRIDE
     y_row = y_ptr + (batch * seqlen + start) * D_INNER
@@ -192,22 +211,31 @@ def scan_kernel(
     for c in tl.static_range(CHANNELS):
         elapsed = elapsed + (zero,)
 
+    # Rows of the next tile are touched while this one is computed, so that its loads find them in L1.
+    corner = tl.minimum(tl.program_id(0) * WIDTH, D_INNER - WIDTH)
+    touched = zero
+    pending = ()
+    for i in tl.static_range(TOUCHES):
+        pending = pending + (zero,)
+
     for tile in range(tl.cdiv(length, TILE)):
         t0 = tile * TILE
         left = rows_left - t0
         if FETCH:
-            corner = tl.program_id(0) * WIDTH
-            end = length - 1
-            fetch_rows(x_row + corner, TILE, end - t0, thread, X_STRIDE, TILE, WIDTH, 32 * WARPS)
+            for i in tl.static_range(TOUCHES):
+                touched = touched + pending[i]
+            last = length - 1 - t0
+            fresh = touch_rows(x_row + corner, TILE, last, thread, X_STRIDE, TILE, WIDTH, 32 * WARPS)
             if not DT_CONSTANT:
-                fetch_rows(dt_row + corner, TILE, end - t0, thread, DT_STRIDE, TILE, WIDTH, 32 * WARPS)
+                fresh = fresh + touch_rows(dt_row + corner, TILE, last, thread, DT_STRIDE, TILE, WIDTH, 32 * WARPS)
             if z_ptr is not None and PHASE != 1:
-                fetch_rows(z_row + corner, TILE, end - t0, thread, Z_STRIDE, TILE, WIDTH, 32 * WARPS)
+                fresh = fresh + touch_rows(z_row + corner, TILE, last, thread, Z_STRIDE, TILE, WIDTH, 32 * WARPS)
             if PACKED and NGROUPS == 1:
                 ahead = tl.where(t0 + TILE < length, D_STATE * 2 * TILE, 0)
                 for i in tl.static_range((D_STATE * 2 * TILE // 8 + 32 * WARPS - 1) // (32 * WARPS)):
                     sector = tl.minimum(thread + i * 32 * WARPS, D_STATE * 2 * TILE // 8 - 1)
-                    prefetch_l1(bc + ahead + sector * 8)
+                    fresh = fresh + (tl.load(bc + ahead + sector * 8),)
+            pending = fresh
 
         # Per element: step size, input, and the skip as the first term of y.
         dts = ()
@@ -284,8 +312,12 @@ def scan_kernel(
             base = outer * STATES
             first_state = slot + base * D_INNER
             states = ()
+            others = ()
             if IN_REGISTERS:
-                states = carry
+                for i in tl.static_range(STATES * CHANNELS):
+                    states = states + (carry[i],)
+                for i in tl.static_range(STATES * CHANNELS, D_STATE * CHANNELS):
+                    others = others + (carry[i],)
             else:
                 for n in tl.static_range(STATES):
                     for c in tl.static_range(CHANNELS):
@@ -382,7 +414,7 @@ def scan_kernel(
                     sums_y = ordered
             ys = sums_y
             if IN_REGISTERS:
-                carry = left_states
+                carry = others + left_states
             else:
                 for n in tl.static_range(STATES):
                     for c in tl.static_range(CHANNELS):
@@ -414,6 +446,8 @@ def scan_kernel(
         if PACKED:
             bc += D_STATE * 2 * TILE
 
+    if FETCH:  # never true: it keeps the touching loads alive
+        tl.store(final_ptr + thread, touched, mask=(touched == 1.0) & (seqlen < 0))
     if PHASE == 1:
         for c in tl.static_range(CHANNELS):
             span = elapsed[c]
@@ -433,7 +467,7 @@ def scan_kernel(
                     else:
                         tl.store(ending + (c * D_STATE + n), carry[n * CHANNELS + c], mask=first & inside)
         elif PHASE == 0:
-            for n in range(D_STATE):
+            for m in range(D_STATE):
                 for c in tl.static_range(CHANNELS):
-                    kept = tl.load(slot + (n * D_INNER + c), mask=first & inside, other=0.0)
-                    tl.store(ending + (c * D_STATE + n), kept, mask=first & inside)
+                    kept = tl.load(slot + (m * D_INNER + c), mask=first & inside, other=0.0)
+                    tl.store(ending + (c * D_STATE + m), kept, mask=first & inside)

@@ -1,9 +1,26 @@
-"""Triton kernels around the forward scan: packing of B and C, and the pass over the states of a split sequence."""
+"""Triton kernels beside the general forward scan: the variant for many channels, packing, and the pass over split states.
+
+`lean_kernel` serves the common case (selective dt, B and C of one group, no reset) where batch x d_inner fills the GPU: lanes share
+the states of a channel instead of the time steps, so nothing is scanned twice. Everything it reads is requested one or two
+blocks ahead; see README.md.
+"""
 
 import triton
 import triton.language as tl
 
-from kernels.selective_scan.triton_common import LOG2E, ex2
+from kernels.selective_scan.triton_common import (
+    LOG2E,
+    ex2,
+    exchange_add,
+    lane_grid,
+    load_channels,
+    load_floats,
+    prefetch_l2,
+    silu,
+    softplus,
+    store_channels,
+    take_lane,
+)
 
 
 @triton.jit
@@ -26,10 +43,13 @@ def pack_kernel(
     BLOCKS: tl.constexpr,
     STEPS: tl.constexpr,
     QUAD: tl.constexpr,
+    SHARES: tl.constexpr,
 ):
-    """Write B and C as fp32 (batch, group, tile, state, B|C, step / QUAD, lane block, QUAD), zeros beyond the end.
+    """Write B and C in fp32 in the order in which the lanes of a warp read them, so that every load is one stretch; zeros beyond the end.
 
-    In that order the lanes of one warp read one contiguous stretch per load. A constant B or C (None here) leaves its part unwritten.
+    SHARES 0: (batch, group, tile, state, B|C, step / QUAD, lane block, QUAD), for `scan_kernel`.
+    Else: (batch, group, tile, step, share, B|C, state within the share), for `lean_kernel`.
+    A constant B or C (None here) leaves its part unwritten.
     """
     tile = tl.program_id(0)
     group = tl.program_id(1).to(tl.int64)
@@ -40,7 +60,12 @@ def pack_kernel(
     time = tile.to(tl.int64) * TILE + step
     block = step // STEPS
     within = step % STEPS
-    place = ((within // QUAD) * BLOCKS + block) * QUAD + within % QUAD
+    if SHARES == 0:
+        place = state * (2 * TILE) + ((within // QUAD) * BLOCKS + block) * QUAD + within % QUAD
+        APART: tl.constexpr = TILE
+    else:
+        APART: tl.constexpr = D_STATE // SHARES
+        place = step * (2 * D_STATE) + (state // APART) * (2 * APART) + state % APART
     out = packed_ptr + ((batch * tl.num_programs(1) + group) * tiles + tile) * (D_STATE * 2 * TILE)
     inside = state < D_STATE
     mask = inside & (time < seqlen)
@@ -50,14 +75,14 @@ def pack_kernel(
             mask=mask,
             other=0.0,
         )
-        tl.store(out + state * (2 * TILE) + place, B.to(tl.float32), mask=inside & (step >= 0))
+        tl.store(out + place, B.to(tl.float32), mask=inside & (step >= 0))
     if C_ptr is not None:
         C = tl.load(
             C_ptr + batch * c_stride_batch + group * c_stride_group + time * c_stride_time + state * c_stride_state,
             mask=mask,
             other=0.0,
         )
-        tl.store(out + state * (2 * TILE) + TILE + place, C.to(tl.float32), mask=inside & (step >= 0))
+        tl.store(out + APART + place, C.to(tl.float32), mask=inside & (step >= 0))
 
 
 @triton.jit
@@ -93,3 +118,271 @@ def pass_kernel(
         tl.store(states, h, mask=mask)
         h = tl.where(span == float("inf"), 0.0, ex2(a * span)) * h + end
     tl.store(final_ptr + boundary, h, mask=mask)
+
+
+@triton.jit
+def load_raw(pointers, mask, MASKED: tl.constexpr, CHANNELS: tl.constexpr):
+    """Load CHANNELS (1 or 2) adjacent channels as they are: a tuple, zeros where masked."""
+    if CHANNELS == 1:
+        if MASKED:
+            values = (tl.load(pointers, mask=mask, other=0.0),)
+        else:
+            values = (tl.load(pointers),)
+    else:
+        both = pointers[:, :, None] + tl.arange(0, 2)[None, None, :]
+        if MASKED:
+            values = tl.split(tl.load(both, mask=mask[:, :, None], other=0.0))
+        else:
+            values = tl.split(tl.load(both))
+    return values
+
+
+@triton.jit
+def fetch_rows(
+    pointer, first, last, thread, STRIDE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, THREADS: tl.constexpr
+):
+    """Prefetch ROWS rows of COLUMNS elements from row `first` of `pointer` into L2, never beyond row `last`."""
+    SECTOR: tl.constexpr = 256 // pointer.dtype.element_ty.primitive_bitwidth
+    SECTORS: tl.constexpr = (COLUMNS + SECTOR - 1) // SECTOR
+    for i in tl.static_range((ROWS * SECTORS + THREADS - 1) // THREADS):
+        sector = tl.minimum(thread + i * THREADS, ROWS * SECTORS - 1)
+        row = tl.maximum(tl.minimum(first + sector // SECTORS, last), 0)
+        prefetch_l2(pointer + row.to(tl.int64) * STRIDE + tl.minimum((sector % SECTORS) * SECTOR, COLUMNS - 1))
+
+
+@triton.jit
+def lean_kernel(
+    x_ptr,
+    dt_ptr,
+    A_ptr,
+    packed_ptr,
+    D_ptr,
+    z_ptr,
+    bias_ptr,
+    initial_ptr,
+    y_ptr,
+    final_ptr,
+    checkpoints_ptr,
+    seqlen,
+    packed_tiles,
+    x_stride_batch,
+    dt_stride_batch,
+    z_stride_batch,
+    X_STRIDE: tl.constexpr,
+    DT_STRIDE: tl.constexpr,
+    Z_STRIDE: tl.constexpr,
+    D_INNER: tl.constexpr,
+    D_STATE: tl.constexpr,
+    DT_SOFTPLUS: tl.constexpr,
+    MASKED: tl.constexpr,
+    TOUCH: tl.constexpr,
+    AHEAD: tl.constexpr,
+    SHARES: tl.constexpr,
+    ROUNDS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    WARPS: tl.constexpr,
+):
+    """Scan a whole sequence: SHARES lanes hold D_STATE / SHARES states each of CHANNELS channels; a block is ROUNDS * SHARES steps.
+
+    Program ids are (channel block, batch); lane = share + SHARES * channel group. Of a block's elements, lane `share` converts
+    (softplus, gate, skip) those of steps share, share + SHARES, ...; step sizes go to the other lanes by shuffles, and the
+    partial sums over the states come back by halving exchanges.
+    """
+    STATES: tl.constexpr = D_STATE // SHARES
+    BLOCK: tl.constexpr = ROUNDS * SHARES
+    LEVELS: tl.constexpr = (SHARES > 1) + (SHARES > 2) + (SHARES > 4) + (SHARES > 8) + (SHARES > 16)
+    WIDTH: tl.constexpr = WARPS * (32 // SHARES) * CHANNELS
+    SECTORS: tl.constexpr = (BLOCK * 2 * D_STATE + 7) // 8
+    TOUCHES: tl.constexpr = (SECTORS + 32 * WARPS - 1) // (32 * WARPS)
+    batch = tl.program_id(1).to(tl.int64)
+    lane, warp, zero = lane_grid(WARPS)
+    share = lane % SHARES
+    row0 = lane - share
+    channel = ((tl.program_id(0) * WARPS + warp) * (32 // SHARES) + lane // SHARES) * CHANNELS
+    inside = channel < D_INNER
+    d = tl.minimum(channel, D_INNER - CHANNELS)
+    rates = ()
+    h = ()
+    for c in tl.static_range(CHANNELS):
+        for n in tl.static_range(STATES):
+            rates = rates + (tl.load(A_ptr + (d + c) * D_STATE + share * STATES + n) * LOG2E,)
+            if initial_ptr is not None:
+                h = h + (tl.load(initial_ptr + (batch * D_INNER + d + c) * D_STATE + share * STATES + n),)
+            else:
+                h = h + (zero,)
+    skip = ()
+    bias = ()
+    for c in tl.static_range(CHANNELS):
+        skip = skip + ((tl.load(D_ptr + d + c) if D_ptr is not None else zero),)
+        bias = bias + ((tl.load(bias_ptr + d + c) if bias_ptr is not None else zero),)
+    sources = ()
+    for i in tl.static_range(BLOCK):
+        sources = sources + (row0 + i % SHARES,)
+    x_row = x_ptr + batch * x_stride_batch
+    dt_row = dt_ptr + batch * dt_stride_batch
+    y_row = y_ptr + batch * seqlen * D_INNER
+    z_row = z_ptr + batch * z_stride_batch if z_ptr is not None else x_row
+    x_lane = share * X_STRIDE + d
+    dt_lane = share * DT_STRIDE + d
+    z_lane = share * Z_STRIDE + d
+    y_lane = share * D_INNER + d
+    bc = packed_ptr + batch * packed_tiles * (BLOCK * 2 * D_STATE) + share * (2 * STATES)
+    left = tl.where(inside, seqlen - share, 0)
+    checkpoint = share * (STATES * D_INNER) + d
+    thread = warp * 32 + lane
+    corner = tl.minimum(tl.program_id(0) * WIDTH, D_INNER - WIDTH)
+
+    # Two blocks before the loop: the first converted, the second as loaded.
+    dts = ()
+    dus = ()
+    skips = ()
+    gates = ()
+    for k in tl.static_range(ROUNDS):
+        valid = left > k * SHARES
+        xs = load_channels(x_row + x_lane + k * SHARES * X_STRIDE, valid, True, CHANNELS)
+        raw = load_channels(dt_row + dt_lane + k * SHARES * DT_STRIDE, valid, True, CHANNELS)
+        if z_ptr is not None:
+            gates = gates + load_raw(z_row + z_lane + k * SHARES * Z_STRIDE, valid, True, CHANNELS)
+        for c in tl.static_range(CHANNELS):
+            step = raw[c] + bias[c]
+            if DT_SOFTPLUS:
+                step = softplus(step)
+            step = tl.where(valid, step, 0.0)
+            for i in tl.static_range(SHARES):
+                dts = dts + (take_lane(step, sources[i]),)
+                dus = dus + (take_lane(step * xs[c], sources[i]),)
+            skips = skips + (skip[c] * xs[c],)
+    next_x = ()
+    next_dt = ()
+    next_z = ()
+    for k in tl.static_range(ROUNDS):
+        valid = left > BLOCK + k * SHARES
+        next_x = next_x + load_raw(x_row + x_lane + (BLOCK + k * SHARES) * X_STRIDE, valid, True, CHANNELS)
+        next_dt = next_dt + load_raw(dt_row + dt_lane + (BLOCK + k * SHARES) * DT_STRIDE, valid, True, CHANNELS)
+        if z_ptr is not None:
+            next_z = next_z + load_raw(z_row + z_lane + (BLOCK + k * SHARES) * Z_STRIDE, valid, True, CHANNELS)
+    current = ()
+    for i in tl.static_range(BLOCK):
+        current = current + load_floats(bc + i * (2 * D_STATE), 2 * STATES)
+    touched = zero
+    pending = ()
+    for i in tl.static_range(TOUCHES):
+        pending = pending + (zero,)
+
+    for block in range(tl.cdiv(seqlen, BLOCK)):
+        t0 = block * BLOCK
+        if TOUCH:  # B and C of the block after next into L1
+            fresh = ()
+            for i in tl.static_range(TOUCHES):
+                touched = touched + pending[i]
+                sector = (thread + i * 32 * WARPS) % SECTORS
+                fresh = fresh + (tl.load(bc - share * (2 * STATES) + (2 * BLOCK * 2 * D_STATE + sector * 8)),)
+            pending = fresh
+        if AHEAD > 0:
+            last = seqlen - 1 - t0
+            fetch_rows(x_row + corner, AHEAD * BLOCK, last, thread, X_STRIDE, BLOCK, WIDTH, 32 * WARPS)
+            fetch_rows(dt_row + corner, AHEAD * BLOCK, last, thread, DT_STRIDE, BLOCK, WIDTH, 32 * WARPS)
+            if z_ptr is not None:
+                fetch_rows(z_row + corner, AHEAD * BLOCK, last, thread, Z_STRIDE, BLOCK, WIDTH, 32 * WARPS)
+        if checkpoints_ptr is not None:
+            if t0 % 32 == 0:
+                kept = (batch * tl.cdiv(seqlen, 32) + t0 // 32) * (D_STATE * D_INNER)
+                for n in tl.static_range(STATES):
+                    pair = ()
+                    for c in tl.static_range(CHANNELS):
+                        pair = pair + (h[c * STATES + n],)
+                    store_channels(checkpoints_ptr + kept + checkpoint + n * D_INNER, pair, inside, MASKED, CHANNELS)
+        far_x = ()
+        far_dt = ()
+        far_z = ()
+        if MASKED:
+            shift = 2 * BLOCK
+        else:
+            shift = tl.minimum(2 * BLOCK, seqlen - BLOCK - t0)
+        for k in tl.static_range(ROUNDS):
+            valid = left - t0 > 2 * BLOCK + k * SHARES
+            far_x = far_x + load_raw(x_row + shift * X_STRIDE + x_lane + k * SHARES * X_STRIDE, valid, MASKED, CHANNELS)
+            far_dt = far_dt + load_raw(
+                dt_row + shift * DT_STRIDE + dt_lane + k * SHARES * DT_STRIDE, valid, MASKED, CHANNELS
+            )
+            if z_ptr is not None:
+                far_z = far_z + load_raw(
+                    z_row + shift * Z_STRIDE + z_lane + k * SHARES * Z_STRIDE, valid, MASKED, CHANNELS
+                )
+        following = ()
+        for i in tl.static_range(BLOCK):
+            following = following + load_floats(bc + (BLOCK + i) * (2 * D_STATE), 2 * STATES)
+        dts_next = ()
+        dus_next = ()
+        skips_next = ()
+        for k in tl.static_range(ROUNDS):
+            for c in tl.static_range(CHANNELS):
+                ahead = next_dt[k * CHANNELS + c].to(tl.float32) + bias[c]
+                value = next_x[k * CHANNELS + c].to(tl.float32)
+                if DT_SOFTPLUS:
+                    ahead = softplus(ahead)
+                if MASKED:
+                    ahead = tl.where(left - t0 > BLOCK + k * SHARES, ahead, 0.0)
+                inflow = ahead * value
+                for i in tl.static_range(SHARES):
+                    dts_next = dts_next + (take_lane(ahead, sources[i]),)
+                    dus_next = dus_next + (take_lane(inflow, sources[i]),)
+                skips_next = skips_next + (skip[c] * value,)
+        for k in tl.static_range(ROUNDS):
+            partial = ()
+            for i in tl.static_range(SHARES):
+                entered = h
+                h = ()
+                for c in tl.static_range(CHANNELS):
+                    step = dts[(k * CHANNELS + c) * SHARES + i]
+                    inflow = dus[(k * CHANNELS + c) * SHARES + i]
+                    total = zero
+                    for n in tl.static_range(STATES):
+                        value = (
+                            ex2(step * rates[c * STATES + n]) * entered[c * STATES + n]
+                            + inflow * current[(k * SHARES + i) * 2 * STATES + n]
+                        )
+                        if n == 0:
+                            total = value * current[(k * SHARES + i) * 2 * STATES + STATES]
+                        else:
+                            total += value * current[((k * SHARES + i) * 2 + 1) * STATES + n]
+                        h = h + (value,)
+                    partial = partial + (total,)
+            out = ()
+            for c in tl.static_range(CHANNELS):
+                sums = ()
+                for i in tl.static_range(SHARES):
+                    sums = sums + (partial[i * CHANNELS + c],)
+                for level in tl.static_range(LEVELS):
+                    halves = ()
+                    for i in tl.static_range(SHARES >> (level + 1)):
+                        halves = halves + (
+                            exchange_add(sums[i], sums[i + (SHARES >> (level + 1))], lane, SHARES >> (level + 1)),
+                        )
+                    sums = halves
+                total = sums[0] + skips[k * CHANNELS + c]
+                if z_ptr is not None:
+                    total = total * silu(gates[k * CHANNELS + c].to(tl.float32))
+                out = out + (total,)
+            store_channels(y_row + y_lane + k * SHARES * D_INNER, out, left - t0 > k * SHARES, MASKED, CHANNELS)
+        dts = dts_next
+        dus = dus_next
+        skips = skips_next
+        if z_ptr is not None:
+            gates = next_z
+            next_z = far_z
+        next_x = far_x
+        next_dt = far_dt
+        current = following
+        x_row += BLOCK * X_STRIDE
+        dt_row += BLOCK * DT_STRIDE
+        z_row += BLOCK * Z_STRIDE
+        y_row += BLOCK * D_INNER
+        bc += BLOCK * 2 * D_STATE
+    for c in tl.static_range(CHANNELS):
+        for n in tl.static_range(STATES):
+            tl.store(
+                final_ptr + (batch * D_INNER + d + c) * D_STATE + share * STATES + n, h[c * STATES + n], mask=inside
+            )
+    if TOUCH:  # never true: it keeps the touching loads alive
+        tl.store(final_ptr + thread, touched, mask=(touched == 1.0) & (seqlen < 0))

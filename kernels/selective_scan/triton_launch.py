@@ -1,7 +1,9 @@
 """Host side of the forward scan: which configuration serves a shape, and the launches. Deterministic; nothing is timed at run time."""
 
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import lru_cache
+from typing import Literal
 
 import torch
 import triton
@@ -9,13 +11,13 @@ from torch import Tensor
 
 from kernels.selective_scan.triton_common import INTERPRETED
 from kernels.selective_scan.triton_fwd import scan_kernel
-from kernels.selective_scan.triton_kernels import pack_kernel, pass_kernel
+from kernels.selective_scan.triton_kernels import lean_kernel, pack_kernel, pass_kernel
 
 CHECKPOINT_STEPS = 32
 """The forward stores the state that enters every position divisible by this; the backward restarts from there."""
 
-MAX_UNROLLED_STATES = 32
-"""With more states than this, they are scanned in groups whose carries live in memory rather than in registers."""
+CARRIES_IN_REGISTERS = 32
+"""Up to so many states are carried along the sequence in registers, more of them in memory; as in `scan_kernel`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,18 +25,20 @@ class Configuration:
     """How one forward scan is laid out; see README.md of this folder for what the numbers mean."""
 
     blocks: int
-    """Pieces of the sequence that the lanes of one warp hold for one channel group: 1, 2, 4, ... 32."""
+    """How many lanes of a warp share a channel group: 1, 2, 4, ... 32."""
     steps: int
-    """Time steps of a piece, held by one thread: a power of two, at most 32."""
+    """Time steps of a tile per such lane; with "time", at most 32."""
     channels: int
     """Adjacent channels per thread: 1 or 2."""
     warps: int
+    lanes: Literal["time", "states"] = "time"
+    """What lanes share: consecutive pieces of the sequence (`scan_kernel`) or the states of a channel (`lean_kernel`)."""
     splits: int = 1
-    """Programs along the sequence. More than one: three launches instead of one."""
+    """Programs along the sequence ("time" alone). More than one: three launches instead of one."""
     packed: bool = True
-    """Whether selective B and C are first repacked to fp32 in the order in which the lanes read them."""
+    """Whether selective B and C are first repacked to fp32 in the order in which the lanes read them ("states": always)."""
     fetch: bool = True
-    """Whether a tile's rows are prefetched while the tile before is computed."""
+    """Whether what a later tile reads is requested while this one is computed."""
     registers: int | None = None
     """Cap on registers per thread."""
 
@@ -70,18 +74,55 @@ class Arguments:
         """Groups of channels that share B and C."""
         return max((values.shape[2] for values in (self.B, self.C) if values.dim() == 4), default=1)
 
+    @property
+    def lean(self) -> bool:
+        """Selective dt, B and C, and no reset."""
+        return self.dt.dim() == 3 and self.B.dim() > 2 and self.C.dim() > 2 and self.reset is None
+
+    @property
+    def shape(self) -> "Shape":
+        """What the choice of a configuration depends on."""
+        batch, seqlen, d_inner = self.x.shape
+        return Shape(batch, d_inner, seqlen, self.A.shape[1], self.ngroups, self.lean)
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What the choice of a configuration depends on."""
+
+    batch: int
+    d_inner: int
+    seqlen: int
+    d_state: int
+    ngroups: int = 1
+    lean: bool = True
+    """Selective dt, B and C, and no reset."""
+
 
 @lru_cache(maxsize=256)
-def configuration(batch: int, d_inner: int, seqlen: int, d_state: int, ngroups: int = 1) -> Configuration:
+def configuration(shape: Shape) -> Configuration:
     """Return the configuration that serves a shape: a fixed table, so that the same shape always computes the same bits."""
-    del batch, d_state
-    channels = 1 if d_inner % 2 or (d_inner // ngroups) % 2 else 1
+    paired = shape.d_inner % 2 == 0 and (shape.d_inner // shape.ngroups) % 2 == 0
     if INTERPRETED:
-        return Configuration(blocks=4, steps=4, channels=channels, warps=1)
-    return Configuration(blocks=4, steps=8, channels=channels, warps=4)
+        return Configuration(blocks=4, steps=4, channels=2 if paired else 1, warps=1)
+    work = shape.batch * shape.d_inner
+    if shape.lean and shape.ngroups == 1 and shape.d_state == 16 and paired and work >= 6144:
+        if work >= 12288:
+            return Configuration(blocks=4, steps=2, channels=2, warps=4, lanes="states")
+        return Configuration(blocks=8, steps=1, channels=2, warps=4, lanes="states")
+    if work >= 12288:
+        return Configuration(blocks=4, steps=8, channels=1, warps=4, registers=128)
+    if work >= 6144:
+        return Configuration(blocks=8, steps=8, channels=1, warps=4, registers=128)
+    return Configuration(blocks=16, steps=8, channels=1, warps=4, registers=128)
 
 
-def describe(config: Configuration) -> dict[str, int | bool | None]:
+def serves(config: Configuration, arguments: "Arguments") -> bool:
+    """Whether `config` can serve these arguments: lanes over states know neither constants nor groups nor resets."""
+    return config.lanes == "time" or (arguments.lean and arguments.ngroups == 1)
+
+
+def describe(config: Configuration) -> dict[str, int | bool | str | None]:
     """Return a configuration for a run's record."""
     return asdict(config)
 
@@ -93,24 +134,42 @@ def scan_forward(
     x = arguments.x
     batch, seqlen, d_inner = x.shape
     d_state = arguments.A.shape[1]
-    config = config or configuration(batch, d_inner, seqlen, d_state, arguments.ngroups)
-    options = {"device": x.device, "dtype": torch.float32}
-    y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    final_state = torch.empty(batch, d_inner, d_state, **options)
-    chunks = triton.cdiv(seqlen, CHECKPOINT_STEPS)
-    checkpoints = torch.empty(batch, chunks, d_state, d_inner, **options) if save else None
+    config = config or configuration(arguments.shape)
+    assert serves(config, arguments)
+    device = x.device
+    y = torch.empty(x.shape, dtype=x.dtype, device=device)
+    final_state = torch.empty(batch, d_inner, d_state, dtype=torch.float32, device=device)
+    checkpoints = None
+    if save:
+        chunks = triton.cdiv(seqlen, CHECKPOINT_STEPS)
+        checkpoints = torch.empty(batch, chunks, d_state, d_inner, dtype=torch.float32, device=device)
+    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+        packed = _pack(arguments, config)
+        if config.lanes == "states":
+            assert packed is not None
+            _launch_lean(arguments, config, packed, (y, final_state, checkpoints))
+        else:
+            _launch_scan(arguments, config, packed, (y, final_state, checkpoints))
+    return y, final_state, checkpoints
+
+
+def _launch_scan(
+    arguments: Arguments, config: Configuration, packed: Tensor | None, outputs: tuple[Tensor, Tensor, Tensor | None]
+) -> None:
+    """Scan with lanes over time: one launch, or three where the sequence is split."""
+    batch, seqlen, d_inner = arguments.x.shape
+    d_state = arguments.A.shape[1]
+    y, final_state, checkpoints = outputs
     split_len, splits = _split(seqlen, config)
     states = spans = final_state
-    if splits > 1 or _group_of_states(d_state) != d_state:
-        states = torch.empty(batch, splits, d_state, d_inner, **options)
+    if splits > 1 or d_state > CARRIES_IN_REGISTERS:
+        states = final_state.new_empty(batch, splits, d_state, d_inner)
     if splits > 1:
-        spans = torch.empty(batch, splits, d_inner, **options)
-    packed = _pack(arguments, config)
+        spans = final_state.new_empty(batch, splits, d_inner)
     launch = _Launch(arguments, config, packed, split_len, splits)
-    buffers = (y, final_state, checkpoints, states, spans)
     if splits == 1:
-        launch(0, buffers)
-        return y, final_state, checkpoints
+        launch(0, (y, final_state, checkpoints, states, spans))
+        return
     launch(1, (y, final_state, None, states, spans))
     block = min(128, triton.next_power_of_2(d_inner))
     pass_kernel[(triton.cdiv(d_inner, block), d_state, batch)](
@@ -125,8 +184,47 @@ def scan_forward(
         CHANNEL_BLOCK=block,
         num_warps=max(1, block // 32),
     )
-    launch(2, buffers)
-    return y, final_state, checkpoints
+    launch(2, (y, final_state, checkpoints, states, spans))
+
+
+def _launch_lean(
+    arguments: Arguments, config: Configuration, packed: Tensor, outputs: tuple[Tensor, Tensor, Tensor | None]
+) -> None:
+    """Scan with lanes over the states: one launch."""
+    x, dt, z = arguments.x, arguments.dt, arguments.z
+    batch, seqlen, d_inner = x.shape
+    even = seqlen % config.tile == 0 and d_inner % config.width == 0
+    lean_kernel[(triton.cdiv(d_inner, config.width), batch)](
+        x,
+        dt,
+        arguments.A,
+        packed,
+        arguments.D,
+        z,
+        arguments.dt_bias,
+        arguments.initial_state,
+        *outputs,
+        seqlen,
+        packed.shape[2],
+        x.stride(0),
+        dt.stride(0),
+        0 if z is None else z.stride(0),
+        X_STRIDE=x.stride(1),
+        DT_STRIDE=dt.stride(1),
+        Z_STRIDE=0 if z is None else z.stride(1),
+        D_INNER=d_inner,
+        D_STATE=arguments.A.shape[1],
+        DT_SOFTPLUS=arguments.dt_softplus,
+        MASKED=not even or seqlen < 2 * config.tile,
+        TOUCH=config.fetch and not INTERPRETED,
+        AHEAD=0,
+        SHARES=config.blocks,
+        ROUNDS=config.steps,
+        CHANNELS=config.channels,
+        WARPS=config.warps,
+        num_warps=config.warps,
+        maxnreg=config.registers,
+    )
 
 
 def _split(seqlen: int, config: Configuration) -> tuple[int, int]:
@@ -139,10 +237,10 @@ def _split(seqlen: int, config: Configuration) -> tuple[int, int]:
 
 
 def _group_of_states(d_state: int) -> int:
-    """How many states are unrolled at a time: all of few, else the largest divisor up to 16."""
-    if d_state <= MAX_UNROLLED_STATES:
-        return d_state
-    return max(size for size in range(1, 17) if d_state % size == 0)
+    """How many states the scan unrolls at a time: four where that divides, else the largest divisor up to eight."""
+    if d_state % 4 == 0:
+        return 4
+    return max(size for size in range(1, 9) if d_state % size == 0)
 
 
 def _strides(values: Tensor) -> tuple[int, int, int, int]:
@@ -161,7 +259,10 @@ def _pack(arguments: Arguments, config: Configuration) -> Tensor | None:
         return None
     batch, seqlen, _ = arguments.x.shape
     d_state = arguments.A.shape[1]
-    tiles = triton.cdiv(seqlen, config.tile)
+    states = config.lanes == "states"
+    tiles = triton.cdiv(seqlen, config.tile) + (
+        2 if states else 0
+    )  # lanes over states request two tiles beyond the end
     ngroups = arguments.ngroups
     packed = torch.empty(batch, ngroups, tiles, d_state, 2, config.tile, device=B.device, dtype=torch.float32)
     pack_kernel[(tiles, ngroups, batch)](
@@ -176,7 +277,8 @@ def _pack(arguments: Arguments, config: Configuration) -> Tensor | None:
         STATE_BLOCK=triton.next_power_of_2(d_state),
         BLOCKS=config.blocks,
         STEPS=config.steps,
-        QUAD=4 if config.steps % 4 == 0 else config.steps,
+        QUAD=4 if config.steps % 4 == 0 else min(config.steps, 2),
+        SHARES=config.blocks if states else 0,
         num_warps=4,
     )
     return packed

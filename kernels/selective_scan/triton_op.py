@@ -15,7 +15,6 @@ from kernels.selective_scan.triton_launch import CHECKPOINT_STEPS, Arguments, sc
 MAX_STATES = 256
 
 
-
 def refusal(
     x: Tensor,
     dt: Tensor,
