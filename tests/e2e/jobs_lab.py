@@ -43,7 +43,9 @@ class JobsLab:
         """Queue an ablation of two learning rates and start the controller where there is none."""
         train = {"steps": 40, "stop_metric": trial, **baseline.pop("train", {})}
         axes = [{"key": "train.lr", "values": [0.1, 0.2]}] if baseline.pop("axes", True) else []
-        tree = {"name": "fake", "seeds": list(seeds), "axes": axes, "baseline": {"train": train, **baseline}}
+        resources = {"gpus": 0.0, **baseline.pop("resources", {})}  # machines with one GPU run these tests too
+        baseline |= {"train": train, "resources": resources}
+        tree = {"name": "fake", "seeds": list(seeds), "axes": axes, "baseline": baseline}
         spec = build_ablation(tree, source="test")
         run_ids = submit_ablation(self.paths, spec, plan_runs(spec), self.options).run_ids
         self.start()

@@ -51,7 +51,8 @@ def real(spec: RunSpec, context: RunContext) -> RunResult:
 def count(spec: RunSpec, context: RunContext) -> RunResult:
     """Count to `train.steps`, logging each step, saving each `checkpoint_every`, and go on from the newest save."""
     start = newest(context.directory)
-    context.sink.note("hardware", {"device": "none", "pid": os.getpid(), "threads": os.environ["OMP_NUM_THREADS"]})
+    seen = {"threads": os.environ["OMP_NUM_THREADS"], "gpus": os.environ.get("CUDA_VISIBLE_DEVICES", "not said")}
+    context.sink.note("hardware", {"device": "none", "pid": os.getpid(), **seen})
     if start:
         context.sink.note("resume", {"step": start, "path": f"checkpoints/step-{start:06d}"})
     step = start

@@ -95,9 +95,15 @@ def test_a_store_starts_a_head_of_its_own_on_loopback_and_ends_it_when_idle(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONWARNINGS", "error")  # in the controller: neither Ray nor we may warn there
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")  # as if there were two GPUs, which nobody touches
     with lab(tmp_path / "home", "ray", idle_s=1.0) as own:
-        run_id = own.one(**own.gated(8))
+        run_id = own.one(**own.gated(8), resources={"gpus": 0.5})
+        without = own.one(resources={"gpus": 0.0})
+        own.wait_for(without, "completed")
         own.at_step(run_id, 7)
+        with Reader(own.paths) as reader:
+            assert reader.run_facts(run_id)["hardware"]["gpus"] in ("5", "7")
+            assert reader.run_facts(without)["hardware"]["gpus"] == ""
         record = read_record(own.paths)
         assert record is not None
         assert record.cluster is not None

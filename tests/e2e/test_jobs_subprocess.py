@@ -162,6 +162,16 @@ def test_a_controller_ends_when_it_has_been_idle_and_another_one_starts(tmp_path
         own.check_exact(second)
 
 
+def test_each_worker_sees_the_gpus_that_it_got(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")  # as if there were two GPUs, which nobody touches
+    with lab(tmp_path / "home", "subprocess") as own:
+        run_ids = own.submit(**own.gated(8), resources={"gpus": "auto"})  # that is a whole one each
+        for run_id in run_ids:
+            own.at_step(run_id, 7)
+        with Reader(own.paths) as reader:
+            assert [reader.run_facts(run_id)["hardware"]["gpus"] for run_id in run_ids] == ["5", "7"]
+
+
 def test_many_submitters_at_once_get_one_controller(own: JobsLab) -> None:
     code = (
         "import sys; from pathlib import Path; from tests.e2e.jobs_lab import JobsLab;"
