@@ -13,16 +13,21 @@ import triton.language as tl
 
 from kernels.selective_scan.triton_common import LN2, ex2, prefetch_l1, sigmoid, softplus
 from kernels.selective_scan.triton_lanes import (
+    claim_scratch,
     fetch,
     lane_down,
     lane_flip,
     lane_up,
-    load_quad,
+    load_own,
     load_quad_constant,
     load_row,
+    load_scratch,
     quad_sums,
+    store_own,
     store_quad,
     store_row,
+    store_scratch,
+    sum_pieces,
 )
 
 TILE = tl.constexpr(32)
@@ -48,9 +53,9 @@ def add_partials(scratch, part, thread, first_state, D_STATE: tl.constexpr, BLOC
         quad = thread + i * (32 * WARPS)
         inside = quad < QUADS
         source = tl.minimum(quad, QUADS - 1)
-        total = load_quad(scratch + source * 4)
+        total = load_scratch(scratch, source * 4)
         for w in tl.static_range(1, WARPS):
-            more = load_quad(scratch + w * (2 * BLOCK * TILE) + source * 4)
+            more = load_scratch(scratch, w * (2 * BLOCK * TILE) + source * 4)
             total = (total[0] + more[0], total[1] + more[1], total[2] + more[2], total[3] + more[3])
         kind = source // (BLOCK * (TILE // 4))
         state = first_state + source // (TILE // 4) % BLOCK
@@ -200,11 +205,12 @@ def scan_backward_kernel(
     BC_ptr += (b * GROUPS + group) * tiles * (2 * D_STATE * TILE)
     checkpoint_ptr += b * tiles * (D_STATE * D_INNER)
     carry_ptr += place * (D_STATE * D_INNER)
-    sums = place * (D_STATE * 4 * D_INNER)
-    at_sum = piece * (D_INNER // UNIT) + d // UNIT
-    dA_ptr += sums
+    sums = place * (D_STATE * D_INNER)
+    mine = piece & (CHANNELS - 1)  # the channel whose sums over the pieces this lane keeps
+    own = local + mine < GROUP_SIZE
+    dA_ptr += sums + d + mine
     part_ptr += (b * BLOCKS + block) * tiles * (2 * D_STATE * TILE)
-    scratch_ptr += pid.to(tl.int64) * (2 * WARPS * 2 * BLOCK * TILE)
+    scratch = claim_scratch(scratch_ptr + pid.to(tl.int64) * (WARPS * 2 * BLOCK * TILE), thread)
     kind = (lane >> 1) & 1
     at_scratch = ((thread >> 5) * 2 + kind) * (BLOCK * TILE) + t_lane + (lane & 1) * 4
 
@@ -230,11 +236,11 @@ def scan_backward_kernel(
             step = tl.load(dt_ptr + d + c, mask=channel_mask[c], other=0.0).to(tl.float32) + bias[c]
             step_constant = step_constant + (softplus(step) if SOFTPLUS else step,)
     for n in range(D_STATE):
-        store_row(dA_ptr + n * (4 * D_INNER), at_sum, zeros, channel_mask, CHANNELS, PAIRS, MASKED)
+        tl.store(dA_ptr + n * D_INNER, zero, mask=own)
         if B_CONSTANT:
-            store_row(dB_ptr + sums + n * (4 * D_INNER), at_sum, zeros, channel_mask, CHANNELS, PAIRS, MASKED)
+            tl.store(dB_ptr + sums + n * D_INNER + d + mine, zero, mask=own)
         if C_CONSTANT:
-            store_row(dC_ptr + sums + n * (4 * D_INNER), at_sum, zeros, channel_mask, CHANNELS, PAIRS, MASKED)
+            tl.store(dC_ptr + sums + n * D_INNER + d + mine, zero, mask=own)
         if not CARRIED:
             first_piece = ()
             for c in tl.static_range(CHANNELS):
@@ -247,7 +253,6 @@ def scan_backward_kernel(
     open_down0 = tl.where(piece <= 2, 0.0, CLOSED)
     open_down1 = tl.where(piece <= 1, 0.0, CLOSED)
 
-    parity = 0
     count = tl.minimum(chunk_tiles, tiles - chunk * chunk_tiles)
     for k in range(count):
         tile = (chunk * chunk_tiles + count - 1 - k).to(tl.int64)
@@ -315,17 +320,17 @@ def scan_backward_kernel(
             span_up = span_up + (one_up, one_up + lane_up(one_up, 4))
             span_down = span_down + (one_down, one_down + lane_down(one_down, 4))
 
-        if PREFETCH > 0:
+        if PREFETCH:  # to L2, the rows that the next tile reads
             earlier = tl.maximum(tile - 1, 0)
             first = (block % (BLOCKS // GROUPS)) * SPAN + group * GROUP_SIZE
-            fetch(BC_ptr + earlier * (2 * D_STATE * TILE), 0, thread, 1, 2 * D_STATE * TILE, THREADS, PREFETCH)
-            fetch(checkpoint_ptr + earlier * (D_STATE * D_INNER) + first, D_INNER, thread, D_STATE, SPAN, THREADS, PREFETCH)
-            fetch(x_ptr + earlier * (TILE * ROW_X) + first, ROW_X, thread, TILE, SPAN, THREADS, PREFETCH)
-            fetch(dy_ptr + earlier * (TILE * ROW_DY) + first, ROW_DY, thread, TILE, SPAN, THREADS, PREFETCH)
+            fetch(BC_ptr + earlier * (2 * D_STATE * TILE), 0, thread, 1, 2 * D_STATE * TILE, THREADS)
+            fetch(checkpoint_ptr + earlier * (D_STATE * D_INNER) + first, D_INNER, thread, D_STATE, SPAN, THREADS)
+            fetch(x_ptr + earlier * (TILE * ROW_X) + first, ROW_X, thread, TILE, SPAN, THREADS)
+            fetch(dy_ptr + earlier * (TILE * ROW_DY) + first, ROW_DY, thread, TILE, SPAN, THREADS)
             if HAS_Z:
-                fetch(z_ptr + earlier * (TILE * ROW_Z) + first, ROW_Z, thread, TILE, SPAN, THREADS, PREFETCH)
+                fetch(z_ptr + earlier * (TILE * ROW_Z) + first, ROW_Z, thread, TILE, SPAN, THREADS)
             if not DT_CONSTANT:
-                fetch(dt_ptr + earlier * (TILE * ROW_DT) + first, ROW_DT, thread, TILE, SPAN, THREADS, PREFETCH)
+                fetch(dt_ptr + earlier * (TILE * ROW_DT) + first, ROW_DT, thread, TILE, SPAN, THREADS)
 
         ys = ()
         s1 = ()
@@ -337,28 +342,27 @@ def scan_backward_kernel(
         entering = checkpoint_ptr + tile * (D_STATE * D_INNER)
         BC_tile = BC_ptr + tile * (2 * D_STATE * TILE) + t_lane
         for n_first in range(0, D_STATE, BLOCK):
+            tl.debug_barrier()  # every warp has read the last block's sums
             a_now = load_row(A_ptr + n_first * D_INNER, at_d, channel_mask, 1, CHANNELS, PAIRS, MASKED)
             for n in range(n_first, n_first + BLOCK if D_STATE % BLOCK == 0 else tl.minimum(n_first + BLOCK, D_STATE)):
                 if not B_CONSTANT:
                     Bs = load_quad_constant(BC_tile + n * (2 * TILE)) + load_quad_constant(BC_tile + n * (2 * TILE) + 4)
                 else:
                     B_row = load_row(B_ptr + n * D_INNER, at_d, channel_mask, 1, CHANNELS, PAIRS, MASKED)
-                    dB_old = load_row(dB_ptr + sums + n * (4 * D_INNER), at_sum, channel_mask, 1, CHANNELS, PAIRS, MASKED)
                 if not C_CONSTANT:
                     Cs = load_quad_constant(BC_tile + n * (2 * TILE) + TILE) + load_quad_constant(
                         BC_tile + n * (2 * TILE) + TILE + 4
                     )
                 else:
                     C_row = load_row(C_ptr + n * D_INNER, at_d, channel_mask, 1, CHANNELS, PAIRS, MASKED)
-                    dC_old = load_row(dC_ptr + sums + n * (4 * D_INNER), at_sum, channel_mask, 1, CHANNELS, PAIRS, MASKED)
                 # The rate is wanted first, so it comes one state ahead. A load that is carried over to the next state is waited
                 # for at the loop's end, so nothing else is.
                 n_next = tl.minimum(n + 1, D_STATE - 1)
                 a_next = load_row(A_ptr + n_next * D_INNER, at_d, channel_mask, 1, CHANNELS, PAIRS, MASKED)
                 h_now = load_row(entering + n * D_INNER, at_d, channel_mask, 1, CHANNELS, PAIRS, MASKED)
                 g_late = load_row(carry_ptr + n * D_INNER, at_d, channel_mask, 1, CHANNELS, PAIRS, MASKED)
-                dA_old = load_row(dA_ptr + n * (4 * D_INNER), at_sum, channel_mask, 1, CHANNELS, PAIRS, MASKED)
-                if PREFETCH == 2:  # the tile is too large to wait in L1: fetch what a later state reads
+                dA_old = load_own(dA_ptr + n * D_INNER, own, MASKED)
+                if PREFETCH:  # to L1, what a later state reads: it would not outlast a whole tile there
                     n_far = tl.minimum(n + 3, D_STATE - 1)
                     prefetch_l1(BC_tile + n_far * (2 * TILE))
                     prefetch_l1(BC_tile + n_far * (2 * TILE) + TILE)
@@ -463,25 +467,17 @@ def scan_backward_kernel(
                         dB_sums = dB_on
                 s1 = back_in_rows(s1_on, CHANNELS)
                 s2 = back_in_rows(s2_on, CHANNELS)
-                g_early = g
-                dA_new = ()
-                dB_new = ()
-                dC_new = ()
-                for c in tl.static_range(CHANNELS):
-                    dA_new = dA_new + (dA_old[c] + dA_sums[c],)
-                    if B_CONSTANT:
-                        dB_new = dB_new + (dB_old[c] + dB_sums[c],)
-                    if C_CONSTANT:
-                        dC_new = dC_new + (dC_old[c] + dC_sums[c],)
-                store_row(dA_ptr + n * (4 * D_INNER), at_sum, dA_new, channel_mask, CHANNELS, PAIRS, MASKED)
+                store_own(dA_ptr + n * D_INNER, dA_old + sum_pieces(dA_sums, piece, CHANNELS), own, MASKED)
                 if B_CONSTANT:
-                    store_row(dB_ptr + sums + n * (4 * D_INNER), at_sum, dB_new, channel_mask, CHANNELS, PAIRS, MASKED)
+                    total = dB_ptr + sums + n * D_INNER + d + mine
+                    store_own(total, load_own(total, own, MASKED) + sum_pieces(dB_sums, piece, CHANNELS), own, MASKED)
                 if C_CONSTANT:
-                    store_row(dC_ptr + sums + n * (4 * D_INNER), at_sum, dC_new, channel_mask, CHANNELS, PAIRS, MASKED)
+                    total = dC_ptr + sums + n * D_INNER + d + mine
+                    store_own(total, load_own(total, own, MASKED) + sum_pieces(dC_sums, piece, CHANNELS), own, MASKED)
                 first_piece = ()
                 for c in tl.static_range(CHANNELS):
                     first_piece = first_piece + (channel_mask[c] & (piece == 0),)
-                store_row(carry_ptr + n * D_INNER, at_d, g_early, first_piece, CHANNELS, PAIRS, True)
+                store_row(carry_ptr + n * D_INNER, at_d, g, first_piece, CHANNELS, PAIRS, True)
                 a_now = a_next
                 if not (B_CONSTANT and C_CONSTANT):
                     values = ()
@@ -489,17 +485,14 @@ def scan_backward_kernel(
                         values = values + (dBs[R - 1 - i],)
                     for i in tl.static_range(R):
                         values = values + (dCs[i],)
-                    mine = quad_sums(values, lane, EXACT)
+                    quad = quad_sums(values, lane, EXACT)
                     both = ()
                     for i in tl.static_range(4):
-                        both = both + (mine[i] + lane_flip(mine[i], 16),)
-                    slot = parity * (WARPS * 2 * BLOCK * TILE) + (n - n_first) * TILE
-                    store_quad(scratch_ptr + slot + at_scratch, both, lane < 16)
+                        both = both + (quad[i] + lane_flip(quad[i], 16),)
+                    store_scratch(scratch, (n - n_first) * TILE + at_scratch, both, lane < 16)
             if not (B_CONSTANT and C_CONSTANT):
                 tl.debug_barrier()
-                half = scratch_ptr + parity * (WARPS * 2 * BLOCK * TILE)
-                add_partials(half, part_ptr + tile * (2 * D_STATE * TILE), thread, n_first, D_STATE, BLOCK, WARPS)
-                parity = 1 - parity
+                add_partials(scratch, part_ptr + tile * (2 * D_STATE * TILE), thread, n_first, D_STATE, BLOCK, WARPS)
 
         for i in tl.static_range(R):
             mask = channel_mask

@@ -15,12 +15,13 @@ from kernels.selective_scan.triton_bwd_reduce import (
     local_carry_kernel,
     prepare_kernel,
 )
+from kernels.selective_scan.triton_common import INTERPRETED
 
 TILE = 32
 STATE_BLOCK = 16
 LANE_GROUPS = 8  # channel groups side by side in a warp
 WARPS_WANTED = 1024  # main-kernel warps that fill a large GPU at 255 registers: 8 on each of 132 multiprocessors
-CARRY_WARPS_WANTED = 2048
+CARRY_WARPS_WANTED = 8192
 
 
 class Gradients(NamedTuple):
@@ -46,8 +47,7 @@ class Plan:
     chunks: int
     chunk_tiles: int
     piece_steps: int
-    prefetch: int
-    registers: int | None = None
+    prefetch: bool = True
 
 
 def plan_backward(batch: int, seqlen: int, d_inner: int, d_state: int, ngroups: int) -> Plan:
@@ -64,10 +64,11 @@ def plan_backward(batch: int, seqlen: int, d_inner: int, d_state: int, ngroups: 
     while warps > 1 and (warps > group_warps or strands * chunks < 96 * warps):
         warps //= 2
     piece_steps = TILE * chunk_tiles
+    shortest = TILE if chunk_tiles > 1 else TILE // 2
     carry_strands = batch * ngroups * math.ceil(group_size / 32) * math.ceil(d_state / STATE_BLOCK)
-    while piece_steps > 8 and piece_steps % 16 == 0 and carry_strands * seqlen < CARRY_WARPS_WANTED * piece_steps:
+    while piece_steps % (2 * shortest) == 0 and carry_strands * seqlen < CARRY_WARPS_WANTED * piece_steps:
         piece_steps //= 2
-    return Plan(warps, channels, chunks, chunk_tiles, piece_steps, 1 if d_state <= 2 * STATE_BLOCK else 2)
+    return Plan(warps, channels, chunks, chunk_tiles, piece_steps)
 
 
 @dataclass(frozen=True, slots=True)
@@ -346,7 +347,7 @@ def _main(problem: _Problem, plan: Plan, laid: _Laid, carry: Tensor, carried: bo
     adjacent = [row is None or row.stride(2) == 1 for row in problem.rows()]
     selective = not (problem.B_constant and problem.C_constant)
     masked = seqlen % TILE != 0 or group_size % span != 0
-    sums = (places, state, 4, d_inner)
+    sums = (places, state, d_inner)
     partial = _Partial(
         dx=torch.empty_like(x, memory_format=torch.contiguous_format),
         ddt=None if problem.dt_constant else torch.empty_like(problem.dt, memory_format=torch.contiguous_format),
@@ -358,11 +359,12 @@ def _main(problem: _Problem, plan: Plan, laid: _Laid, carry: Tensor, carried: bo
         dbias=x.new_empty((places, d_inner), dtype=torch.float32),
         BC=x.new_empty((batch, blocks, tiles, 2, state, TILE) if selective else (1,), dtype=torch.float32),
     )
-    scratch = x.new_empty((programs if selective else 1, 2, plan.warps, 2, min(state, STATE_BLOCK), TILE), dtype=torch.float32)
+    scratch = None  # only the interpreter has no shared memory to claim
+    if INTERPRETED:
+        scratch = x.new_empty((programs, plan.warps, 2, min(state, STATE_BLOCK), TILE), dtype=torch.float32)
     row_x, row_dt, row_z, row_dy = (
         row.stride(1) if row is not None and unit else 0 for row, unit in zip(problem.rows(), adjacent, strict=True)
     )
-    rows_adjacent = all(adjacent) and not masked
     exact = any(values.dtype == torch.float32 or values.dtype == torch.float16 for values in (problem.B, problem.C))
     scan_backward_kernel[(programs,)](
         x,
@@ -387,7 +389,7 @@ def _main(problem: _Problem, plan: Plan, laid: _Laid, carry: Tensor, carried: bo
         partial.dD,
         partial.dbias,
         partial.BC,
-        scratch,
+        x if scratch is None else scratch,
         seqlen,
         tiles,
         plan.chunks,
@@ -410,9 +412,8 @@ def _main(problem: _Problem, plan: Plan, laid: _Laid, carry: Tensor, carried: bo
         MASKED=masked,
         EXACT=exact,
         CARRIED=carried,
-        PREFETCH=plan.prefetch if rows_adjacent else 0,
+        PREFETCH=plan.prefetch and all(adjacent) and not masked,
         num_warps=plan.warps,
-        **({} if plan.registers is None else {"maxnreg": plan.registers}),
     )
     return partial
 

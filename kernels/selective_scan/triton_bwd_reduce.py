@@ -272,16 +272,10 @@ def sum_rows(source, d, rows, row_stride, D_INNER: tl.constexpr, BLOCK_D: tl.con
 
 
 @triton.jit
-def sum_pieces(source, target, d, n, places, D_INNER: tl.constexpr, D_STATE: tl.constexpr, BLOCK_D: tl.constexpr, ROWS: tl.constexpr):
-    """Sum (places, d_state, 4, d_inner) over places and the four pieces of a tile into target, (d_inner, d_state)."""
-    total = tl.zeros((ROWS, BLOCK_D), tl.float32)
-    lines = tl.arange(0, ROWS)
-    for first in range(0, places * 4, ROWS):
-        row = first + lines
-        mask = (row < places * 4)[:, None] & (d < D_INNER)[None, :]
-        at = ((row // 4).to(tl.int64) * D_STATE + n) * (4 * D_INNER) + row % 4 * D_INNER
-        total += tl.load(source + at[:, None] + d[None, :], mask=mask, other=0.0)
-    tl.store(target + d * D_STATE + n, tl.sum(total, axis=0).to(target.dtype.element_ty), mask=d < D_INNER)
+def sum_matrix(source, target, d, n, places, D_INNER: tl.constexpr, D_STATE: tl.constexpr, BLOCK_D: tl.constexpr, ROWS: tl.constexpr):
+    """Sum (places, d_state, d_inner) over places into target, (d_inner, d_state)."""
+    total = sum_rows(source + n * D_INNER, d, places, D_STATE * D_INNER, D_INNER, BLOCK_D, ROWS)
+    tl.store(target + d * D_STATE + n, total.to(target.dtype.element_ty), mask=d < D_INNER)
 
 
 @triton.jit(
@@ -357,11 +351,11 @@ def finish_kernel(
         d = matrix % BLOCKS * BLOCK_D + tl.arange(0, BLOCK_D)
         state = matrix // BLOCKS
         places = batch * chunks
-        sum_pieces(dA_parts, dA_ptr, d, state, places, D_INNER, D_STATE, BLOCK_D, ROWS)
+        sum_matrix(dA_parts, dA_ptr, d, state, places, D_INNER, D_STATE, BLOCK_D, ROWS)
         if dB_parts is not None:
-            sum_pieces(dB_parts, dB_ptr, d, state, places, D_INNER, D_STATE, BLOCK_D, ROWS)
+            sum_matrix(dB_parts, dB_ptr, d, state, places, D_INNER, D_STATE, BLOCK_D, ROWS)
         if dC_parts is not None:
-            sum_pieces(dC_parts, dC_ptr, d, state, places, D_INNER, D_STATE, BLOCK_D, ROWS)
+            sum_matrix(dC_parts, dC_ptr, d, state, places, D_INNER, D_STATE, BLOCK_D, ROWS)
     elif pid < time_programs + matrix_programs + vector_programs:
         d = (pid - time_programs - matrix_programs) * BLOCK_D + tl.arange(0, BLOCK_D)
         if dD_ptr is not None:

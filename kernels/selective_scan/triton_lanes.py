@@ -8,7 +8,7 @@ Triton's interpreter has no inline assembly: there the same functions gather, wi
 import triton
 import triton.language as tl
 
-from kernels.selective_scan.triton_common import INTERPRETED, high_float, low_float, prefetch_l1, prefetch_l2
+from kernels.selective_scan.triton_common import INTERPRETED, high_float, low_float, prefetch_l2
 
 if INTERPRETED:
 
@@ -44,20 +44,30 @@ if INTERPRETED:
         return mine
 
     @triton.jit
-    def load_quad(pointers):
-        """Four adjacent fp32 at 16-byte aligned pointers."""
-        return (tl.load(pointers), tl.load(pointers + 1), tl.load(pointers + 2), tl.load(pointers + 3))
-
-    @triton.jit
     def load_quad_constant(pointers):
         """Four adjacent fp32 at 16-byte aligned pointers that nothing writes while the kernel runs."""
-        return load_quad(pointers)
+        return (tl.load(pointers), tl.load(pointers + 1), tl.load(pointers + 2), tl.load(pointers + 3))
 
     @triton.jit
     def store_quad(pointers, values, mask):
         """Store four adjacent fp32 at 16-byte aligned pointers, where mask."""
         for i in tl.static_range(4):
             tl.store(pointers + i, values[i], mask=mask)
+
+    @triton.jit
+    def claim_scratch(pointer, thread):
+        """Memory that the threads of a program share: here the global memory at `pointer`."""
+        return pointer
+
+    @triton.jit
+    def store_scratch(scratch, offset, values, mask):
+        """Store four adjacent fp32 at a multiple of four elements, where mask."""
+        store_quad(scratch + offset, values, mask)
+
+    @triton.jit
+    def load_scratch(scratch, offset):
+        """Four adjacent fp32 at a multiple of four elements."""
+        return load_quad_constant(scratch + offset)
 
 else:
 
@@ -158,12 +168,36 @@ else:
         return mine
 
     @triton.jit
-    def load_quad(pointers):
-        """Four adjacent fp32 at 16-byte aligned pointers."""
+    def claim_scratch(pointer, thread):
+        """Memory that the threads of a program share: the address of 32 KiB of static shared memory. Call once in a kernel."""
         return tl.inline_asm_elementwise(
-            "ld.global.v4.f32 {$0, $1, $2, $3}, [$4];",
-            "=f,=f,=f,=f,l",
-            [pointers.to(tl.int64)],
+            "{ .shared .align 16 .b8 scan_scratch[32768]; mov.u32 $0, scan_scratch; }",
+            "=r,r",
+            [thread],
+            dtype=tl.int32,
+            is_pure=False,
+            pack=1,
+        )
+
+    @triton.jit
+    def store_scratch(scratch, offset, values, mask):
+        """Store four adjacent fp32 at a multiple of four elements, where mask."""
+        tl.inline_asm_elementwise(
+            "{ .reg .pred p; setp.ne.s32 p, $6, 0; @p st.shared.v4.f32 [$1], {$2, $3, $4, $5}; mov.b32 $0, 0; }",
+            "=r,r,f,f,f,f,r",
+            [scratch + offset * 4, values[0], values[1], values[2], values[3], mask.to(tl.int32)],
+            dtype=tl.int32,
+            is_pure=False,
+            pack=1,
+        )
+
+    @triton.jit
+    def load_scratch(scratch, offset):
+        """Four adjacent fp32 at a multiple of four elements."""
+        return tl.inline_asm_elementwise(
+            "ld.shared.v4.f32 {$0, $1, $2, $3}, [$4];",
+            "=f,=f,=f,=f,r",
+            [scratch + offset * 4],
             dtype=(tl.float32, tl.float32, tl.float32, tl.float32),
             is_pure=False,
             pack=1,
@@ -279,14 +313,40 @@ def store_row(pointer, offset, values, mask, CHANNELS: tl.constexpr, PAIRS: tl.c
 
 
 @triton.jit
-def fetch(pointer, row_stride, thread, ROWS: tl.constexpr, COLUMNS: tl.constexpr, THREADS: tl.constexpr, LEVEL: tl.constexpr):
-    """Prefetch ROWS rows of COLUMNS elements; every address must be inside the tensor."""
+def fetch(pointer, row_stride, thread, ROWS: tl.constexpr, COLUMNS: tl.constexpr, THREADS: tl.constexpr):
+    """Prefetch ROWS rows of COLUMNS elements to L2; every address must be inside the tensor."""
     SECTOR: tl.constexpr = 256 // pointer.dtype.element_ty.primitive_bitwidth
     SECTORS: tl.constexpr = (COLUMNS + SECTOR - 1) // SECTOR
     for i in tl.static_range((ROWS * SECTORS + THREADS - 1) // THREADS):
         sector = tl.minimum(thread + i * THREADS, ROWS * SECTORS - 1)
-        address = pointer + (sector // SECTORS) * row_stride + (sector % SECTORS) * SECTOR
-        if LEVEL == 1:
-            prefetch_l1(address)
-        else:
-            prefetch_l2(address)
+        prefetch_l2(pointer + (sector // SECTORS) * row_stride + (sector % SECTORS) * SECTOR)
+
+
+@triton.jit
+def sum_pieces(values, piece, CHANNELS: tl.constexpr):
+    """Sum each channel's value over the four pieces; with two channels, even pieces get the first's sum and odd the second's."""
+    if CHANNELS == 2:
+        odd = (piece & 1) != 0
+        total = tl.where(odd, values[1], values[0]) + lane_flip(tl.where(odd, values[0], values[1]), 4)
+    else:
+        total = values[0] + lane_flip(values[0], 4)
+    return total + lane_flip(total, 8)
+
+
+@triton.jit
+def load_own(pointer, mask, MASKED: tl.constexpr):
+    """Load, masked only if need be."""
+    if MASKED:
+        value = tl.load(pointer, mask=mask, other=0.0)
+    else:
+        value = tl.load(pointer)
+    return value
+
+
+@triton.jit
+def store_own(pointer, value, mask, MASKED: tl.constexpr):
+    """Store, masked only if need be. Lanes that hold the same sum store the same bits."""
+    if MASKED:
+        tl.store(pointer, value, mask=mask)
+    else:
+        tl.store(pointer, value)

@@ -136,7 +136,7 @@ def test_states_beyond_one_block() -> None:
 @pytest.mark.parametrize("options", [True, False], ids=["all", "none"])
 def test_chunks_join(options: bool) -> None:
     problem = make(65, 5, 3, options=options)
-    plan = Plan(warps=1, channels=2, chunks=3, chunk_tiles=1, piece_steps=16, prefetch=0)
+    plan = Plan(warps=1, channels=2, chunks=3, chunk_tiles=1, piece_steps=16)
     assert_equal(problem, problem.gradients(plan))
     # As many chunks as fill the last one partly.
     assert_equal(problem, problem.gradients(replace(plan, chunks=2, chunk_tiles=2, piece_steps=8)))
@@ -144,18 +144,18 @@ def test_chunks_join(options: bool) -> None:
 
 def test_warps_add_their_sums() -> None:
     problem = make(33, 40, 3, batch=2)
-    assert_equal(problem, problem.gradients(Plan(2, 2, 1, 2, 32, 1)))
+    assert_equal(problem, problem.gradients(Plan(2, 2, 1, 2, 32)))
 
 
 def test_one_channel_per_thread() -> None:
     problem = make(33, 9, 3)
-    assert_equal(problem, problem.gradients(Plan(1, 1, 1, 2, 32, 0)))
+    assert_equal(problem, problem.gradients(Plan(1, 1, 1, 2, 32)))
 
 
 @pytest.mark.parametrize("constant", ["B", "C", "dt", "B C dt"])
 def test_constants(constant: str) -> None:
     problem = make(33, 5, 3, constant=constant)
-    assert_equal(problem, problem.gradients(Plan(1, 2, 2, 1, 16, 0)))
+    assert_equal(problem, problem.gradients(Plan(1, 2, 2, 1, 16)))
 
 
 @pytest.mark.parametrize("d_inner", [8, 6])
@@ -198,19 +198,19 @@ def test_strong_decay() -> None:
     inputs = {**problem.inputs, "A": torch.full((4, 3), -100.0)}
     problem = replace(problem, inputs=inputs)
     # An exponent near 70 is rounded to 70 * 2**-24 in fp32, and so is the decay.
-    assert_equal(problem, problem.gradients(Plan(1, 2, 2, 1, 32, 0)), tolerance=1e-5)
+    assert_equal(problem, problem.gradients(Plan(1, 2, 2, 1, 32)), tolerance=1e-5)
 
 
 def test_growing_states() -> None:
     problem = make(33, 4, 3)
     inputs = {**problem.inputs, "A": torch.full((4, 3), 0.2)}
     problem = replace(problem, inputs=inputs)
-    assert_equal(problem, problem.gradients(Plan(1, 2, 2, 1, 16, 0)))
+    assert_equal(problem, problem.gradients(Plan(1, 2, 2, 1, 16)))
 
 
 def test_memory_that_nothing_wrote_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
     problem = make(33, 5, 3)
-    plan = Plan(1, 2, 2, 1, 16, 0)
+    plan = Plan(1, 2, 2, 1, 16)
     expected = problem.gradients(plan)
     new_empty = Tensor.new_empty
     empty_like = torch.empty_like
