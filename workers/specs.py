@@ -1,130 +1,55 @@
 """What a run is: frozen, validated, and equal to its JSON.
 
-Every field a researcher may vary lives here under the name the field uses (docs/glossary.md). A dotted key such as
-`model.d_state` names it everywhere: in TOML files, in `--set`, on an axis, in a filter and in the store. This module
-imports neither torch nor Ray, so the command line can validate an ablation at once.
+Every field a researcher may vary lives here, in `spec_model` or in `spec_tasks`, under the name the field uses
+(docs/glossary.md). A dotted key such as `model.d_state` names it everywhere: in TOML files, in `--set`, on an axis, in a
+filter and in the store. These modules import neither torch nor Ray, so the command line can validate an ablation at once.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-Implementation = Literal["auto", "reference", "chunked", "triton"]
+from workers.spec_base import Spec
+from workers.spec_model import Implementation, ModelSpec
+from workers.spec_tasks import (
+    AssociativeRecallSpec,
+    CopyingSpec,
+    InductionHeadsSpec,
+    ModularArithmeticSpec,
+    MqarSpec,
+    ParitySpec,
+    SelectiveCopyingSpec,
+    TaskSpec,
+    TextSpec,
+)
+
+__all__ = [
+    "AssociativeRecallSpec",
+    "CopyingSpec",
+    "Direction",
+    "Implementation",
+    "InductionHeadsSpec",
+    "MetricSpec",
+    "ModelSpec",
+    "ModularArithmeticSpec",
+    "MqarSpec",
+    "ParitySpec",
+    "ResourceSpec",
+    "RunSpec",
+    "SelectiveCopyingSpec",
+    "Spec",
+    "TaskSpec",
+    "TextSpec",
+    "TrainSpec",
+    "flatten",
+    "spec_hash",
+]
+
 Direction = Literal["max", "min"]
-
-
-class Spec(BaseModel):
-    """Base of all specs: immutable, and an unknown key is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-class ModelSpec(Spec):
-    """A language model of pre-norm residual blocks around a registered mixer.
-
-    The defaults are the released Mamba-1 ones (state-spaces/mamba, `mamba_simple.py`), at the size of the paper's
-    synthetic tasks.
-    """
-
-    mixer: Literal["mamba", "attention"] = "mamba"
-    inner: Literal["s6", "s4d"] = "s6"  # the sequence layer inside the Mamba block
-    d_model: int = Field(64, ge=1)
-    n_layer: int = Field(2, ge=1)
-    expand: int = Field(2, ge=1)
-    d_state: int = Field(16, ge=1, le=256)
-    d_conv: int = Field(4, ge=0, description="width of the causal convolution; 0 leaves it out")
-    gate: bool = True  # the block's SiLU(z) branch
-    skip: bool = True  # D x
-    dt_rank: int | Literal["auto"] = "auto"  # auto: ceil(d_model / 16); 0: a static dt per channel
-    dt_min: float = Field(1e-3, gt=0)
-    dt_max: float = Field(1e-1, gt=0)
-    selective_dt: bool = True
-    selective_b: bool = True
-    selective_c: bool = True
-    a_init: Literal["lin", "half", "random", "complex"] = "lin"  # -(n+1), -1/2, -exp(N(0,1)), -1/2 + ni (Table 8)
-    s4d_init: Literal["lin", "inv", "real"] = "lin"
-    s4d_mode: Literal["convolution", "recurrence"] = "convolution"
-    n_heads: int = Field(8, ge=1)
-    positions: Literal["none", "sinusoidal", "rope"] = "rope"  # of the attention mixer
-    mlp_ratio: int = Field(0, ge=0, description="width of the MLP after each mixer over d_model; 0 leaves it out")
-    dropout: float = Field(0.0, ge=0, lt=1)
-    tie_embeddings: bool = True
-    norm_eps: float = Field(1e-5, gt=0)
-    implementation: Implementation = "auto"
-
-    @model_validator(mode="after")
-    def _consistent(self) -> ModelSpec:
-        if self.dt_min >= self.dt_max:
-            raise ValueError(f"dt_min must be below dt_max, got {self.dt_min} and {self.dt_max}")
-        if isinstance(self.dt_rank, int) and self.dt_rank < 0:
-            raise ValueError(f"dt_rank must be 'auto' or at least 0, got {self.dt_rank}")
-        if self.mixer == "attention" and self.d_model % self.n_heads:
-            raise ValueError(f"n_heads must divide d_model, got {self.n_heads} and {self.d_model}")
-        if self.inner == "s4d" and self.s4d_init != "real" and self.d_state % 2:
-            raise ValueError(
-                f"s4d_init={self.s4d_init!r} stores conjugate pairs: d_state must be even, got {self.d_state}"
-            )
-        if self.d_conv == 1:
-            raise ValueError("d_conv must be 0 (no convolution) or at least 2, got 1")
-        return self
-
-
-class CopyingSpec(Spec):
-    """Copying with fixed spacing: the control that a time-invariant model solves (S4's `variable=False`)."""
-
-    name: Literal["copying"] = "copying"
-    context: int = Field(112, ge=2, description="positions before the markers: data tokens and noise")
-    memorize: int = Field(16, ge=1, description="data tokens to reproduce, one marker each")
-    vocab: int = Field(16, ge=3, description="all tokens: noise 0, marker vocab-1, data in between")
-
-    @model_validator(mode="after")
-    def _fits(self) -> CopyingSpec:
-        if self.memorize > self.context:
-            raise ValueError(f"memorize must be at most context, got {self.memorize} > {self.context}")
-        return self
-
-
-class SelectiveCopyingSpec(Spec):
-    """Copying with random spacing (Gu & Dao 2023, 4.1.1); S4's `variable=True`."""
-
-    name: Literal["selective-copying"] = "selective-copying"
-    context: int = Field(4096, ge=2, description="positions before the markers: data tokens scattered in noise")
-    memorize: int = Field(16, ge=1)
-    vocab: int = Field(16, ge=3)
-
-    @model_validator(mode="after")
-    def _fits(self) -> SelectiveCopyingSpec:
-        if self.memorize > self.context:
-            raise ValueError(f"memorize must be at most context, got {self.memorize} > {self.context}")
-        return self
-
-
-class InductionHeadsSpec(Spec):
-    """Recall the token that followed the special token (Gu & Dao 2023, 4.1.2)."""
-
-    name: Literal["induction-heads"] = "induction-heads"
-    seqlen: int = Field(256, ge=4)
-    vocab: int = Field(16, ge=3, description="all tokens; the special one is vocab-1")
-    trigger_prefix: int | None = Field(
-        None, ge=1, description="the first special token lies within so many positions; none: anywhere"
-    )
-    loss_on: Literal["last", "all"] = "last"
-
-
-class TextSpec(Spec):
-    """Byte-level language modelling on a file or folder; without a path, the bundled Shakespeare."""
-
-    name: Literal["text"] = "text"
-    path: str | None = None
-    seqlen: int = Field(256, ge=2)
-    valid_fraction: float = Field(0.05, gt=0, lt=1)
-
-
-TaskSpec = Annotated[CopyingSpec | SelectiveCopyingSpec | InductionHeadsSpec | TextSpec, Field(discriminator="name")]
 
 
 class TrainSpec(Spec):

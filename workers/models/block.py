@@ -27,17 +27,56 @@ class RMSNorm(nn.Module):
         return out.y, out.residual
 
 
-class MLP(nn.Module):
-    """Linear, GELU, Linear, without biases; `mlp_ratio * d_model` wide."""
+class LayerNorm(nn.Module):
+    """As `RMSNorm`, with the mean taken off and a bias: the norm of the plain transformer."""
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
-        self.in_proj = nn.Linear(spec.d_model, spec.mlp_ratio * spec.d_model, bias=False)
-        self.out_proj = nn.Linear(spec.mlp_ratio * spec.d_model, spec.d_model, bias=False)
+        self.weight = nn.Parameter(torch.ones(spec.d_model))
+        self.bias = nn.Parameter(torch.zeros(spec.d_model))
+        self.eps = spec.norm_eps
+
+    def forward(self, x: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return the normalised sum in the dtype of x, and the sum; shapes (..., d_model)."""
+        stream = x.to(self.weight.dtype) if residual is None else x + residual
+        with torch.autocast(x.device.type, enabled=False):
+            y = F.layer_norm(stream, self.weight.shape, self.weight, self.bias, self.eps)
+        return y.to(x.dtype), stream
+
+
+def build_norm(spec: ModelSpec) -> RMSNorm | LayerNorm:
+    """Return a new norm of the kind that the spec names."""
+    return LayerNorm(spec) if spec.norm == "layer" else RMSNorm(spec)
+
+
+def mlp_width(spec: ModelSpec) -> int:
+    """Return the MLP's width: `mlp_ratio * d_model`, and for SwiGLU two thirds of it, rounded up to a multiple of 8."""
+    plain = spec.mlp_ratio * spec.d_model
+    return plain if spec.mlp == "gelu" else -(-2 * plain // 24) * 8
+
+
+class MLP(nn.Module):
+    """Without biases: W gelu(V x), or W (silu(U x) * V x) where `spec.mlp` is "swiglu".
+
+    Source of SwiGLU and its width: Shazeer 2020 (arXiv 2002.05202), Touvron et al. 2023 (arXiv 2302.13971).
+    """
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        width = mlp_width(spec)
+        self.gated = spec.mlp == "swiglu"
+        self.in_proj = nn.Linear(spec.d_model, width * (2 if self.gated else 1), bias=False)
+        self.out_proj = nn.Linear(width, spec.d_model, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., d_model) to the same shape."""
-        out: Tensor = self.out_proj(F.gelu(self.in_proj(x)))
+        hidden: Tensor = self.in_proj(x)
+        if self.gated:
+            gate, value = hidden.chunk(2, dim=-1)
+            hidden = F.silu(gate) * value
+        else:
+            hidden = F.gelu(hidden)
+        out: Tensor = self.out_proj(hidden)
         return out
 
 
@@ -49,9 +88,9 @@ class Block(nn.Module):
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
-        self.norm = RMSNorm(spec)
+        self.norm = build_norm(spec)
         self.mixer = build_mixer(spec)
-        self.mlp_norm = RMSNorm(spec) if spec.mlp_ratio else None
+        self.mlp_norm = build_norm(spec) if spec.mlp_ratio else None
         self.mlp = MLP(spec) if spec.mlp_ratio else None
         self.dropout = spec.dropout
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from workers.models.attention import sinusoids
-from workers.models.block import Block, RMSNorm
+from workers.models.block import Block, build_norm
 from workers.models.initialization import EMBEDDING_STD, rescale_
 from workers.models.registry import LayerState
 from workers.specs import ModelSpec
@@ -41,12 +41,17 @@ class LanguageModel(nn.Module):
         self.spec, self.vocab_size = spec, vocab_size
         self.embedding = nn.Embedding(vocab_size, spec.d_model)
         nn.init.normal_(self.embedding.weight, std=EMBEDDING_STD)
-        self.blocks = nn.ModuleList(Block(spec) for _ in range(spec.n_layer))
-        self.norm = RMSNorm(spec)
+        self.blocks = nn.ModuleList(Block(layer) for layer in spec.layers())
+        self.norm = build_norm(spec)
         self.head = nn.Linear(spec.d_model, vocab_size, bias=False)
         if spec.tie_embeddings:
             self.head.weight = self.embedding.weight
-        self._sinusoidal = spec.mixer == "attention" and spec.positions == "sinusoidal"
+        attends = any(layer.mixer == "attention" for layer in spec.layers())
+        self._sinusoidal = attends and spec.positions == "sinusoidal"
+        self.positions = None
+        if attends and spec.positions == "learned":
+            self.positions = nn.Embedding(spec.max_positions, spec.d_model)
+            nn.init.normal_(self.positions.weight, std=EMBEDDING_STD)
         self._rescale_residuals()
 
     def forward(self, tokens: Tensor, states: ModelState | None = None) -> Tensor:
@@ -88,11 +93,22 @@ class LanguageModel(nn.Module):
 
     def _embed(self, tokens: Tensor, position: int) -> Tensor:
         embedded: Tensor = self.embedding(tokens)
+        if self.positions is not None:
+            return embedded + self._learned(position, position + tokens.shape[1])
         if not self._sinusoidal:
             return embedded
         waves = sinusoids(position, tokens.shape[1], self.spec.d_model, tokens.device)
         # Scaled to the size of the embeddings: at their own size they would drown the tokens at first.
         return embedded + (waves * (EMBEDDING_STD * 2**0.5)).to(embedded.dtype)
+
+    def _learned(self, start: int, end: int) -> Tensor:
+        assert self.positions is not None
+        if end > self.spec.max_positions:
+            raise ValueError(
+                f"learned positions end at model.max_positions = {self.spec.max_positions}, got a sequence of {end}. "
+                "Raise it, or take another model.positions."
+            )
+        return self.positions.weight[start:end]
 
     def _read_out(self, added: Tensor, residual: Tensor | None) -> Tensor:
         x, _ = self.norm(added, residual)

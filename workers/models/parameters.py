@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from workers.models.block import mlp_width
 from workers.specs import ModelSpec
 
 
@@ -45,30 +46,58 @@ def count_parameters(model: nn.Module) -> int:
 def expected_parameters(spec: ModelSpec, vocab_size: int) -> int:
     """Return the size of a model in closed form, without building it."""
     d_model = spec.d_model
-    mixer = _attention(d_model) if spec.mixer == "attention" else _mamba(spec)
-    mlp = d_model + 2 * spec.mlp_ratio * d_model**2 if spec.mlp_ratio else 0
+    norm = d_model * (2 if spec.norm == "layer" else 1)
+    mlp = norm + d_model * mlp_width(spec) * (3 if spec.mlp == "swiglu" else 2) if spec.mlp_ratio else 0
     embeddings = vocab_size * d_model * (1 if spec.tie_embeddings else 2)
-    return spec.n_layer * (d_model + mixer + mlp) + d_model + embeddings
+    layers = spec.layers()
+    if spec.positions == "learned" and any(layer.mixer == "attention" for layer in layers):
+        embeddings += spec.max_positions * d_model
+    return sum(norm + _mixer(layer) + mlp for layer in layers) + norm + embeddings
 
 
-def _attention(d_model: int) -> int:
-    return 4 * d_model**2 + 4 * d_model
+def _mixer(spec: ModelSpec) -> int:
+    d_model = spec.d_model
+    match spec.mixer:
+        case "mamba":
+            return _mamba(spec)
+        case "attention":
+            return 4 * d_model**2 + 4 * d_model
+        case "no-gate":
+            return d_model**2 + _inner(spec, d_model)
+        case "h3":
+            shift = d_model * ((spec.h3_shift_state if spec.h3_shift == "ssm" else spec.d_conv) + 1)
+            return (
+                4 * d_model**2 + 4 * d_model + shift * (3 if spec.h3_shift == "conv-qkv" else 1) + _inner(spec, d_model)
+            )
 
 
 def _mamba(spec: ModelSpec) -> int:
     d_inner = spec.expand * spec.d_model
     projections = spec.d_model * d_inner * (3 if spec.gate else 2)
     convolution = d_inner * (spec.d_conv + 1) if spec.d_conv else 0
-    inner = _s4d(spec, d_inner) if spec.inner == "s4d" else _s6(spec, d_inner)
-    return projections + convolution + inner + (d_inner if spec.skip else 0)
+    return projections + convolution + _inner(spec, d_inner)
 
 
-def _s4d(spec: ModelSpec, d_inner: int) -> int:
-    return d_inner + d_inner * spec.d_state * 2  # dt; A and C: d_state reals or d_state / 2 complex numbers each
+def _inner(spec: ModelSpec, width: int) -> int:
+    skip = width if spec.skip else 0
+    match spec.inner:
+        case "s6":
+            return skip + _s6(spec, width)
+        case "s4d":  # dt; A and C: d_state reals or d_state / 2 complex numbers each
+            return skip + width + width * spec.d_state * 2
+        case "hyena":
+            return skip + _hyena(spec, width)
 
 
-def _s6(spec: ModelSpec, d_inner: int) -> int:
+def _s6(spec: ModelSpec, width: int) -> int:
     parts = 2 if spec.a_init == "complex" else 1
     rank = math.ceil(spec.d_model / 16) if spec.dt_rank == "auto" else spec.dt_rank
-    dt = d_inner + (2 * d_inner * rank if spec.selective_dt else 0)
-    return dt + d_inner * spec.d_state * 3 * parts  # A; B and C cost the same projected or constant
+    dt = width + (2 * width * rank if spec.selective_dt else 0)
+    return dt + width * spec.d_state * 3 * parts  # A; B and C cost the same projected or constant
+
+
+def _hyena(spec: ModelSpec, width: int) -> int:
+    hidden = spec.hyena_width
+    positions = spec.hyena_l_max * spec.hyena_emb if spec.hyena_positions == "learned" else 0
+    network = (spec.hyena_emb + 1) * hidden + spec.hyena_depth * (hidden + 1) * hidden + hidden * width
+    return positions + network + hidden  # the frequencies of the sines

@@ -6,7 +6,7 @@
 States are conjugate pairs of which one is kept, `d_state / 2` a channel; the real form keeps all `d_state` and has
 neither the 2 nor the Re. As nothing depends on the input, the layer is also a convolution with the kernel
 K[l] = 2 Re(sum C Abar^l Bbar), done by FFT. Source: Gu et al. 2022 (arXiv 2206.11893); initial values as in the S4
-repository (`S4DKernel`, `dplr.py`).
+repository (`S4DKernel`, `dplr.py`). `s4d_init` "lin" and "inv" approximate in closed form the eigenvalues that "legs" takes.
 """
 
 from __future__ import annotations
@@ -162,4 +162,17 @@ def _initial_a(spec: ModelSpec) -> tuple[Tensor, Tensor | None]:
     half = torch.full((pairs,), -0.5)
     if spec.s4d_init == "lin":
         return half, math.pi * n
+    if spec.s4d_init == "legs":
+        return half, _legs_frequencies(spec.d_state)
     return half, spec.d_state / math.pi * (spec.d_state / (2 * n + 1) - 1)
+
+
+def _legs_frequencies(d_state: int) -> Tensor:
+    """Return the positive imaginary parts of the eigenvalues of HiPPO-LegS's normal part, (d_state / 2,), rising.
+
+    The normal part is -1/2 I + S with S[n, k] = -sqrt((2n+1)(2k+1)) / 2 below the diagonal, and antisymmetric.
+    """
+    root = (2 * torch.arange(d_state, dtype=torch.float64, device="cpu") + 1).sqrt()
+    below = torch.tril(torch.outer(root, root), -1) / 2
+    values: Tensor = torch.linalg.eigvalsh(1j * (below.t() - below))
+    return values[d_state // 2 :].float()

@@ -4,7 +4,7 @@
 
 dt, B and C are projected from the input where selective; else they are parameters. Source: Gu & Dao 2023 (arXiv
 2312.00752), Algorithm 2 and section 3.6; initial values as released (state-spaces/mamba, `mamba_simple.py`). The paper
-does not say how constant B and C start: here as in S4, B = 1 and C standard normal.
+does not say how constant B and C start: `constant_init` "s4" is as in S4, B = 1 and C standard normal.
 """
 
 from __future__ import annotations
@@ -51,8 +51,10 @@ class S6(Inner):
         self.dt_bias = nn.Parameter(initial_dt_bias(self.d_inner, spec.dt_min, spec.dt_max))
         self.A_log = nn.Parameter(_initial_log_a(spec))
         self.A_imag = nn.Parameter(torch.arange(self.d_state).float().repeat(self.d_inner, 1)) if self.complex else None
-        self.B = None if spec.selective_b else nn.Parameter(_constant_ones(self.d_inner, self.d_state, self.complex))
-        self.C = None if spec.selective_c else nn.Parameter(_constant_normal(self.d_inner, self.d_state, self.complex))
+        initial_b = _constant_normal if spec.constant_init == "normal" else _constant_ones
+        initial_c = _constant_ones if spec.constant_init == "ones" else _constant_normal
+        self.B = None if spec.selective_b else nn.Parameter(initial_b(self.d_inner, self.d_state, self.complex))
+        self.C = None if spec.selective_c else nn.Parameter(initial_c(self.d_inner, self.d_state, self.complex))
         self.D = nn.Parameter(torch.ones(self.d_inner)) if spec.skip else None
 
     def forward(self, x: Tensor, z: Tensor | None, state: LayerState | None = None) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from typing import Any
 
 import pytest
@@ -35,9 +36,42 @@ def test_sizes_are_those_of_the_papers_tables_9_and_10(changes: dict[str, Any], 
     assert expected_parameters(spec, 50257) == built
 
 
-def test_the_attention_baseline_has_the_papers_137_thousand() -> None:
-    spec = ModelSpec(mixer="attention", d_model=128, n_layer=2, positions="sinusoidal", tie_embeddings=False)
-    assert round(count_parameters(build_model(spec, 16)), -3) == 137_000  # Table 11
+def size_of(**changes: Any) -> int:
+    """Return how many parameters are built for a vocabulary of 16, and check the closed form."""
+    spec = ModelSpec.model_validate({"n_layer": 2, "tie_embeddings": False, **changes})
+    with torch.device("meta"):
+        built = count_parameters(build_model(spec, 16))
+    assert expected_parameters(spec, 16) == built
+    return built
+
+
+@pytest.mark.parametrize("norm", ["rms", "layer"])
+@pytest.mark.parametrize("positions", ["sinusoidal", "rope", "xpos"])
+def test_attention_of_table_11_has_137_thousand(norm: str, positions: str) -> None:
+    size = size_of(mixer="attention", d_model=128, positions=positions, norm=norm)
+    assert round(size, -3) == 137_000
+    assert norm == "rms" or size == 136_960
+
+
+@pytest.mark.parametrize("norm", ["rms", "layer"])
+def test_mamba_of_table_11_has_74_thousand(norm: str) -> None:
+    size = size_of(d_model=64, dt_rank=16, norm=norm)
+    assert round(size, -3) == 74_000
+    assert norm == "rms" or size == 73_856
+
+
+def test_hyena_of_table_11_has_69_million_most_of_them_positions() -> None:
+    size = size_of(
+        mixer="h3",
+        inner="hyena",
+        h3_shift="conv-qkv",
+        d_conv=3,
+        d_model=128,
+        hyena_l_max=2**20,
+        hyena_positions="learned",
+    )
+    assert round(size, -6) == 69_000_000
+    assert 0 < size - 2 * 33 * 2**20 < 200_000
 
 
 @every_switch
@@ -60,12 +94,13 @@ def test_matrices_decay_and_the_rest_does_not(switches: dict[str, Any]) -> None:
     model = build_model(make_spec(switches), VOCAB)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     decayed = {names[id(p)] for group in parameter_groups(model, 0.1) if group["weight_decay"] for p in group["params"]}
-    kinds = {name.removeprefix("blocks.0.").removeprefix("mixer.") for name in decayed if "blocks.1" not in name}
+    kinds = {re.sub(r"blocks\.\d\.(mixer\.)?", "", name) for name in decayed}
     assert kinds <= {
         *("embedding.weight", "head.weight", "in_proj.weight", "out_proj.weight", "conv_weight"),
         *("inner.x_proj.weight", "inner.dt_weight", "inner.C", "mlp.in_proj.weight", "mlp.out_proj.weight"),
+        *("shift_weight", "positions.weight"),
     }
-    assert {"embedding.weight", "in_proj.weight", "out_proj.weight"} <= kinds
+    assert {"embedding.weight", "out_proj.weight"} <= kinds
 
 
 def test_marks_survive_a_copy_and_a_cast() -> None:

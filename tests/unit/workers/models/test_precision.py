@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from tests.unit.workers.models.cases import VOCAB, every_switch, make_spec, make_tokens
 from workers.models import build_model
-from workers.models.block import Block, RMSNorm
+from workers.models.block import Block, LayerNorm, RMSNorm
 
 
 def bf16() -> torch.autocast:
@@ -30,7 +30,7 @@ def test_parameters_gradients_and_the_stream_stay_fp32_under_bf16(switches: dict
         inputs.append(output)
 
     for module in model.modules():
-        if isinstance(module, RMSNorm):
+        if isinstance(module, (RMSNorm, LayerNorm)):
             module.register_forward_hook(watch_norm)
         if isinstance(module, Block):
             module.mixer.register_forward_hook(watch_mixer)

@@ -15,9 +15,9 @@ from workers.specs import ModelSpec
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"mixer": "mambda"}, r"model.mixer is 'mambda'.*Did you mean 'mamba'\? Known: attention, mamba"),
-        ({"inner": "s4"}, r"model.inner is 's4'.*Did you mean 's4d'\? Known: s4d, s6"),
-        ({"mixer": "xyz"}, r"model.mixer is 'xyz', which is not registered. Known: attention, mamba"),
+        ({"mixer": "mambda"}, r"model.mixer is 'mambda'.*Did you mean 'mamba'\? Known: attention, h3, mamba, no-gate"),
+        ({"inner": "s4"}, r"model.inner is 's4'.*Did you mean 's4d'\? Known: hyena, s4d, s6"),
+        ({"mixer": "xyz"}, r"model.mixer is 'xyz', which is not registered. Known: attention, h3, mamba, no-gate"),
     ],
 )
 def test_an_unknown_name_is_answered_with_the_nearest(change: dict[str, str], message: str) -> None:
