@@ -1,0 +1,204 @@
+"""The Triton selective scan on a GPU: every output and gradient against float64, in every dtype."""
+
+import pytest
+import torch
+
+from kernels.bench.problems import Problem, selective_scan_problem
+from kernels.bench.verify import parity, poisoned_buffers, relative_error, repeats_bitwise
+from kernels.selective_scan import selective_scan
+from kernels.selective_scan.reference import selective_scan_reference
+from kernels.selective_scan.triton_launch import Arguments, Configuration, Shape, configuration, scan_forward
+from kernels.selective_scan.triton_op import selective_scan_forward
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+
+
+def problem(
+    dtype: torch.dtype = torch.bfloat16,
+    *,
+    batch: int = 2,
+    seqlen: int = 70,
+    d_inner: int = 34,
+    d_state: int = 16,
+    ngroups: int = 0,
+    initial_state: bool = True,
+    reset: bool = False,
+) -> Problem:
+    sizes = {"batch": batch, "seqlen": seqlen, "d_inner": d_inner, "d_state": d_state}
+    return selective_scan_problem(sizes, dtype, "cuda", ngroups=ngroups, initial_state=initial_state, reset=reset)
+
+
+def check(given: Problem) -> None:
+    for row in parity(given):
+        assert row.passed, row
+
+
+@pytest.mark.parametrize("reset", [False, True], ids=["whole", "reset"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_matches_the_reference(dtype: torch.dtype, reset: bool) -> None:
+    check(problem(dtype, reset=reset))
+
+
+@pytest.mark.parametrize("seqlen", [1, 31, 2047, 2049])
+def test_any_length(seqlen: int) -> None:
+    check(problem(torch.float32, batch=1, seqlen=seqlen, d_inner=6))
+
+
+@pytest.mark.parametrize("d_inner", [1, 5, 129])
+def test_any_number_of_channels(d_inner: int) -> None:
+    check(problem(torch.float32, d_inner=d_inner, initial_state=False))
+
+
+@pytest.mark.parametrize("d_state", [1, 3, 20, 64, 256])
+def test_any_number_of_states(d_state: int) -> None:
+    check(problem(torch.bfloat16, seqlen=40, d_inner=8, d_state=d_state))
+
+
+@pytest.mark.parametrize("reset", [False, True], ids=["whole", "reset"])
+def test_groups(reset: bool) -> None:
+    check(problem(torch.bfloat16, d_inner=12, ngroups=3, reset=reset))
+
+
+@pytest.mark.parametrize("constant", ["B", "C", "dt", "B C dt"])
+def test_constants(constant: str) -> None:
+    given = problem(torch.float32, d_inner=12, d_state=4)
+    shapes = {"B": (12, 4), "C": (12, 4), "dt": (12,)}
+    for name in constant.split():
+        given.tensors[name] = torch.randn(shapes[name], device="cuda")
+    check(given)
+
+
+@pytest.mark.parametrize("absent", ["D", "z", "dt_bias", "D z dt_bias"])
+def test_without_options(absent: str) -> None:
+    given = problem(torch.float32, initial_state=False)
+    for name in absent.split():
+        given.tensors.pop(name)
+    check(given)
+
+
+def test_mixed_dtypes() -> None:
+    given = problem(torch.bfloat16)
+    given.tensors["dt"] = given.tensors["dt"].float()
+    given.tensors["B"] = given.tensors["B"].half()
+    check(given)
+
+
+def test_tiny_steps_and_fast_decay() -> None:
+    slow = problem(torch.float32)
+    slow.tensors["dt"] = slow.tensors["dt"] * 0.1
+    slow.tensors["dt_bias"] = torch.full_like(slow.tensors["dt_bias"], -9.2)
+    check(slow)
+    fast = problem(torch.float32)
+    fast.tensors["A"] = fast.tensors["A"] * 300
+    check(fast)
+
+
+def test_strided_views() -> None:
+    check(problem(torch.bfloat16).strided())
+
+
+def test_same_bits_every_time() -> None:
+    assert repeats_bitwise(problem(torch.bfloat16, batch=4, seqlen=300, d_inner=256))
+
+
+LAYOUTS = [
+    Configuration(4, 2, 2, 4, "states"),
+    Configuration(8, 1, 2, 4, "states"),
+    Configuration(16, 1, 1, 4, "states"),
+    Configuration(4, 8, 1, 4, registers=128),
+    Configuration(8, 8, 1, 4, splits=3),
+    Configuration(16, 8, 1, 4, registers=128),
+    Configuration(32, 8, 1, 4),
+    Configuration(16, 8, 1, 4, packed=False),
+]
+
+
+@pytest.mark.parametrize(
+    "config", LAYOUTS, ids=lambda config: f"{config.lanes}-{config.blocks}x{config.steps}x{config.channels}"
+)
+@pytest.mark.parametrize(("seqlen", "d_inner"), [(257, 34), (256, 256)], ids=["odd", "even"])
+def test_every_layout_computes_the_same(config: Configuration, seqlen: int, d_inner: int) -> None:
+    tensors = problem(torch.float32, seqlen=seqlen, d_inner=d_inner).tensors
+    arguments = Arguments(**tensors, dt_softplus=True, reset=None)
+    with poisoned_buffers():
+        y, state, checkpoints = scan_forward(arguments, save=True, config=config)
+    doubled = {name: value.double() for name, value in tensors.items()}
+    expected, expected_state = selective_scan_reference(**doubled, dt_softplus=True)
+    half = {
+        name: value[:, :64] if value.dim() == 3 and value.shape[1] == seqlen else value
+        for name, value in doubled.items()
+    }
+    entering = selective_scan_reference(**half, dt_softplus=True)[1]
+    assert checkpoints is not None
+    assert relative_error(y, expected) < 2e-6
+    assert relative_error(state, expected_state) < 2e-6
+    assert relative_error(checkpoints[:, 2].mT, entering) < 2e-6
+
+
+def test_the_targets_shapes_run_in_their_own_configurations() -> None:
+    shape = Shape(64, 128, 300, 16)
+    tensors = problem(torch.bfloat16, batch=64, seqlen=300, d_inner=128, initial_state=False).tensors
+    y, _, _ = scan_forward(Arguments(**tensors, dt_softplus=True, initial_state=None, reset=None), save=False)
+    other = Configuration(4, 8, 1, 4)
+    assert configuration(shape) != other
+    z, _, _ = scan_forward(
+        Arguments(**tensors, dt_softplus=True, initial_state=None, reset=None), save=False, config=other
+    )
+    assert relative_error(y, z.double()) < 2e-3
+
+
+def test_more_than_two_to_the_31_elements() -> None:
+    seqlen, d_inner, tail = 2**20 + 64, 2048, 64
+    tensors = problem(torch.bfloat16, batch=1, seqlen=seqlen, d_inner=d_inner, initial_state=False).tensors
+    cut = {name: value[:, : seqlen - tail] if value.dim() == 3 else value for name, value in tensors.items()}
+    rest = {name: value[:, seqlen - tail :] if value.dim() == 3 else value for name, value in tensors.items()}
+    with torch.no_grad():
+        whole = selective_scan(**tensors, dt_softplus=True, implementation="triton")
+        head = selective_scan(**cut, dt_softplus=True, implementation="triton")
+        end = selective_scan(**rest, dt_softplus=True, initial_state=head.final_state, implementation="triton")
+    assert relative_error(whole.y[:, -tail:], end.y.double()) < 4e-3
+    assert relative_error(whole.final_state, end.final_state.double()) < 1e-5
+
+
+def test_captured_in_a_cuda_graph() -> None:
+    tensors = problem(torch.bfloat16, seqlen=128, d_inner=64, initial_state=False).tensors
+
+    def scan() -> torch.Tensor:
+        return selective_scan(**tensors, dt_softplus=True, implementation="triton").y
+
+    with torch.no_grad():
+        expected = scan()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            captured = scan()
+        captured.zero_()
+        graph.replay()
+    assert torch.equal(captured, expected)
+
+
+def test_opcheck_and_one_graph_under_compile() -> None:
+    given = problem(torch.float32, seqlen=40, d_inner=8).tensors
+    leaves = {name: value.requires_grad_() for name, value in given.items()}
+    order = ("x", "dt", "A", "B", "C", "D", "z", "dt_bias")
+    torch.library.opcheck(
+        selective_scan_forward, (*(leaves[name] for name in order), True, leaves["initial_state"], None, True)
+    )
+
+    def scan() -> torch.Tensor:
+        return selective_scan(**leaves, dt_softplus=True, implementation="triton").y.square().sum()
+
+    compiled = torch.compile(scan, backend="aot_eager", fullgraph=True)
+    values = list(leaves.values())
+    for ours, theirs in zip(torch.autograd.grad(compiled(), values), torch.autograd.grad(scan(), values), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_under_autocast() -> None:
+    given = problem(torch.bfloat16)
+    with torch.autocast("cuda", dtype=torch.bfloat16):
+        check(given)
