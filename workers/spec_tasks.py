@@ -62,7 +62,8 @@ class MqarSpec(Spec):
     name: Literal["mqar"] = "mqar"
     seqlen: int = Field(64, ge=4)
     kv_pairs: int | tuple[int, ...] = Field(
-        4, description="key-value pairs; several numbers: every training batch has one of them, evaluation the largest"
+        4,
+        description="key-value pairs; several numbers: each training sequence has one of them, evaluation the largest",
     )
     vocab: int = Field(8192, ge=4, description="filler 0, keys 1 .. vocab/2-1, values vocab/2 .. vocab-1")
     power: float = Field(
@@ -132,4 +133,14 @@ class TextSpec(Spec):
     valid_fraction: float = Field(0.05, gt=0, lt=1)
 
 
-TaskSpec = Annotated[CopyingSpec | SelectiveCopyingSpec | InductionHeadsSpec | TextSpec, Field(discriminator="name")]
+TaskSpec = Annotated[
+    CopyingSpec
+    | SelectiveCopyingSpec
+    | InductionHeadsSpec
+    | MqarSpec
+    | AssociativeRecallSpec
+    | ParitySpec
+    | ModularArithmeticSpec
+    | TextSpec,
+    Field(discriminator="name"),
+]

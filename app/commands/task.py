@@ -16,7 +16,12 @@ def root() -> None:
 
 @app.command("show")
 def show(
-    name: Annotated[str, typer.Argument(help="copying, selective-copying, induction-heads or text.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="copying, selective-copying, induction-heads, mqar, associative-recall, parity, modular-arithmetic or text."
+        ),
+    ],
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the task: task.context=32.")
     ] = None,

@@ -107,6 +107,10 @@ class SyntheticTask:
         chunks = self._evaluation_chunks(seed, device)
         return recut(chunks, batches, batch_size)
 
+    def held_out(self, generator: torch.Generator, batch_size: int, device: torch.device | str) -> Batch:
+        """Return held-out sequences; a training batch of another stream unless a subclass evaluates something harder."""
+        return self.sample(generator, batch_size, device)
+
     def metrics(self, totals: EvalTotals) -> dict[str, float]:
         """Return `valid/loss`, `valid/accuracy` and `valid/sequence_accuracy`."""
         return mean_metrics(totals)
@@ -117,7 +121,7 @@ class SyntheticTask:
         while True:
             generator.manual_seed(evaluation_seed(self.name, seed, index))
             torch.rand(1, generator=generator, device=device)
-            yield self.sample(generator, EVALUATION_CHUNK, device)
+            yield self.held_out(generator, EVALUATION_CHUNK, device)
             index += 1
 
 

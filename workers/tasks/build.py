@@ -4,10 +4,23 @@ from __future__ import annotations
 
 import torch
 
-from workers.specs import CopyingSpec, InductionHeadsSpec, SelectiveCopyingSpec, TaskSpec, TextSpec
+from workers.specs import (
+    AssociativeRecallSpec,
+    CopyingSpec,
+    InductionHeadsSpec,
+    ModularArithmeticSpec,
+    MqarSpec,
+    ParitySpec,
+    SelectiveCopyingSpec,
+    TaskSpec,
+    TextSpec,
+)
+from workers.tasks.associative_recall import AssociativeRecallTask
 from workers.tasks.base import Task
 from workers.tasks.copying import CopyingTask
+from workers.tasks.formal import ModularArithmeticTask, ParityTask
 from workers.tasks.induction_heads import InductionHeadsTask
+from workers.tasks.mqar import MqarTask
 from workers.tasks.selective_copying import SelectiveCopyingTask
 from workers.tasks.text import TextTask
 
@@ -25,6 +38,14 @@ def build_task(spec: TaskSpec) -> Task:
             return SelectiveCopyingTask(spec)
         case InductionHeadsSpec():
             return InductionHeadsTask(spec)
+        case MqarSpec():
+            return MqarTask(spec)
+        case AssociativeRecallSpec():
+            return AssociativeRecallTask(spec)
+        case ParitySpec():
+            return ParityTask(spec)
+        case ModularArithmeticSpec():
+            return ModularArithmeticTask(spec)
         case TextSpec():
             return TextTask(spec)
 

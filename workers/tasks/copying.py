@@ -41,13 +41,13 @@ class CopyingTask(SyntheticTask):
         return lay_out(batch, {NOISE: ".", self.vocab_size - 1: "M"})
 
 
-def assemble(data: Tensor, slots: Tensor, context: int, marker: int) -> Batch:
+def assemble(data: Tensor, slots: Tensor, context: int, marker: int, *, noise: int = NOISE) -> Batch:
     """Put data tokens into their slots of a noise context and append the markers.
 
     Shapes: data: (batch, memorize); slots: the same or (memorize,), rising, below `context`.
     """
     batch, memorize = data.shape
-    inputs = data.new_full((batch, context + memorize), NOISE)
+    inputs = data.new_full((batch, context + memorize), noise)
     inputs.scatter_(1, slots.expand(batch, memorize), data)
     inputs[:, context:] = marker
     targets = torch.full_like(inputs, IGNORE)

@@ -10,8 +10,18 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.unit.workers.tasks import cases
 from workers.errors import TaskError
-from workers.specs import CopyingSpec, InductionHeadsSpec, SelectiveCopyingSpec, TaskSpec
+from workers.specs import (
+    AssociativeRecallSpec,
+    CopyingSpec,
+    InductionHeadsSpec,
+    ModularArithmeticSpec,
+    MqarSpec,
+    ParitySpec,
+    SelectiveCopyingSpec,
+    TaskSpec,
+)
 from workers.tasks import IGNORE, Batch, EvalTotals, Task, build_task, describe_example
 
 SEEDS = st.integers(0, 2**63 - 1)
@@ -34,7 +44,7 @@ def induction_specs(draw: st.DrawFn) -> InductionHeadsSpec:
     return InductionHeadsSpec(seqlen=seqlen, vocab=draw(st.integers(3, 20)), trigger_prefix=prefix, loss_on=loss_on)
 
 
-SPECS = st.one_of(copying_specs(), induction_specs())
+SPECS = st.one_of(copying_specs(), induction_specs(), cases.SPECS)
 
 
 def draw_batch(task: Task, seed: int, size: int = 8) -> Batch:
@@ -93,6 +103,10 @@ LARGE: list[TaskSpec] = [
     CopyingSpec(context=64, memorize=16),
     SelectiveCopyingSpec(context=64, memorize=16),
     InductionHeadsSpec(seqlen=64),
+    MqarSpec(filler="zero"),
+    AssociativeRecallSpec(),
+    ParitySpec(seqlen=100),
+    ModularArithmeticSpec(),
 ]
 
 
