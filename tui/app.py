@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 from textual.app import App
 from textual.binding import BindingType
 from textual.command import Provider
+from textual.message import Message
 from textual.screen import Screen
 
 from storage.errors import StorageError
@@ -67,7 +68,7 @@ class MambaLab(App[None]):
         self.snapshot = Snapshot()
         self.commands: list[Done] = []
         self.parameters: dict[str, float] = {}
-        self.source = StoreSource(paths, self.post_message)
+        self.source = StoreSource(paths, self._post)
         for theme in THEMES:
             self.register_theme(theme)
         self.theme = (
@@ -79,14 +80,19 @@ class MambaLab(App[None]):
         return RunsScreen()
 
     def on_mount(self) -> None:
-        """Start to watch the store."""
+        """Watch the store, and take over what it has answered while the terminal was made ready."""
         self.source.start()
+        self.snapshot = self.source.snapshot
         if self._warning:
             self.notify(self._warning, severity="warning")
 
     def on_unmount(self) -> None:
         """Stop watching."""
         self.source.stop()
+
+    def _post(self, message: Message) -> None:
+        if self.is_running:
+            self.post_message(message)
 
     def watch_store(self, interest: Interest) -> None:
         """Have more read than the lists."""
@@ -179,7 +185,9 @@ class MambaLab(App[None]):
 
     def _showing(self, method: str) -> list[Any]:
         """Return the screen in front, and the one below a dialogue, where they show such a thing."""
-        return [screen for screen in self.screen_stack[-2:] if screen.is_mounted and hasattr(screen, method)]
+        return [
+            screen for screen in self.screen_stack[-2:] if getattr(screen, "ready", False) and hasattr(screen, method)
+        ]
 
 
 def make_app(paths: HomePaths, **options: Any) -> MambaLab:
@@ -195,4 +203,6 @@ def run_ui(paths: HomePaths, *, wake_controller: Callable[[], object] | None = N
     sys.setswitchinterval(
         0.001
     )  # the source's thread decodes rows in Python: keys must not wait 5 ms for each of its turns
-    make_app(paths, wake_controller=wake_controller).run()
+    app = make_app(paths, wake_controller=wake_controller)
+    app.source.start()  # the first rows are read while the terminal is made ready
+    app.run()

@@ -179,19 +179,19 @@ def sort_and_filter(home: Path) -> dict[str, float]:
         for _ in range(5):
             began = terminal.press("s")
             times["sort"].append(terminal.until(lambda out: "▼".encode() in out or "▲".encode() in out) - began)
-        proof = contains(f" of {total} runs")
+        anything = contains()
         terminal.press("/")
-        terminal.settled(proof)
-        for name, text in (("filter_words", "induction"), ("filter_config", "d_state>8 and status=completed")):
+        terminal.settled(anything)
+        for name, text in (("filter_words", "s6"), ("filter_config", "d_state>8")):
             terminal.press(text[:-1])
-            terminal.settled(proof)
+            terminal.settled(anything)
             for _ in range(3):
                 began = terminal.press(text[-1])
-                times[name].append(terminal.until(proof) - began)
+                times[name].append(terminal.until(contains(f" of {total} runs")) - began)
                 terminal.press("\x7f")
-                terminal.settled(proof)
+                terminal.settled(anything)
             terminal.press("\x15")
-            terminal.settled(proof)
+            terminal.settled(anything)
     return {name: statistics.median(values) for name, values in times.items()}
 
 

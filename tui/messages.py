@@ -46,7 +46,7 @@ class Snapshot:
     """The store's runs and ablations at one moment.
 
     `complete` is False while only the newest runs are read. While the store is locked, the last answer stays.
-    `controller` is None where nobody can tell.
+    `controller` is None where nobody can tell. `counts` are the runs by status.
     """
 
     state: StoreState = StoreState.LOADING
@@ -56,6 +56,12 @@ class Snapshot:
     complete: bool = False
     controller: bool | None = None
     fields: Fields = field(default_factory=Fields)
+    counts: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def unfinished(self) -> int:
+        """How many runs wait or run."""
+        return self.counts.get("queued", 0) + self.counts.get("running", 0)
 
     def run(self, run_id: str) -> RunRow | None:
         """Return a run by its id."""
@@ -64,13 +70,6 @@ class Snapshot:
     def ablation(self, ablation_id: str | None) -> AblationRow | None:
         """Return an ablation by its id."""
         return next((row for row in self.ablations if row.id == ablation_id), None)
-
-    def counts(self) -> dict[str, int]:
-        """Return how many of the runs have each status."""
-        found: dict[str, int] = {}
-        for run in self.runs:
-            found[run.status] = found.get(run.status, 0) + 1
-        return found
 
 
 @dataclass(frozen=True, slots=True)

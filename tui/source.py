@@ -11,6 +11,7 @@ import json
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -95,8 +96,9 @@ class StoreSource:
         self._thread = threading.Thread(target=self._loop, name="store-source", daemon=True)
 
     def start(self) -> None:
-        """Start watching."""
-        self._thread.start()
+        """Start watching; once is enough."""
+        if not self._thread.is_alive():
+            self._thread.start()
 
     def stop(self) -> None:
         """Stop watching; returns when the thread is done with what it does."""
@@ -179,7 +181,9 @@ class StoreSource:
         newest = reader.runs(limit=FIRST_RUNS, include_archived=self._archived)
         self._ablations = tuple(reader.ablations()) if len(newest) < FIRST_RUNS else ()
         if len(newest) == FIRST_RUNS:
-            self._publish(Snapshot(StoreState.READY, "", tuple(newest), (), controller=self._alive))
+            self._publish(
+                Snapshot(StoreState.READY, "", tuple(newest), controller=self._alive, counts=reader.count_runs())
+            )
             self._painted.wait(PAINT_S)
         self._list.last_event = newest_event(reader)
         self._full_wanted = True
@@ -199,7 +203,7 @@ class StoreSource:
         runs = list(self._list.rows.values())
         state = StoreState.READY if runs or self._ablations else StoreState.EMPTY
         self._publish(Snapshot(state, "", tuple(runs), self._ablations, complete=True, controller=self._alive,
-                               fields=self._list.fields))  # fmt: skip
+                               fields=self._list.fields, counts=Counter(run.status for run in runs)))  # fmt: skip
 
     def _state(self) -> StoreState:
         return StoreState.READY if self._list.rows or self._ablations else StoreState.EMPTY

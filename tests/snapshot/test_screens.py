@@ -38,7 +38,8 @@ def steps(*wanted: Step) -> Callable[[Pilot[Any]], Awaitable[None]]:
     async def run(pilot: Pilot[Any]) -> None:
         app = pilot.app
         assert isinstance(app, MambaLab)
-        await until(pilot, lambda: app.snapshot.state != "loading" and (app.snapshot.complete or not app.snapshot.runs))
+        await until(pilot, lambda: getattr(app.screen, "ready", False) and app.snapshot.state != "loading")
+        await until(pilot, lambda: app.snapshot.complete or not app.snapshot.runs)
         for step in wanted:
             if isinstance(step, str):
                 await pilot.press(step)

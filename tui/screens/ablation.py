@@ -165,6 +165,8 @@ class AblationScreen(ControlScreen):
         return matrix.direction if matrix else ""
 
     def _show_below(self) -> None:
+        if not self.ready:
+            return
         self.query_one("#cell").display, self.query_one("#effects").display = not self.show_effects, self.show_effects
         below = self.query_one("#below", TextBar)
         if self.show_effects and self.ablation is not None:
@@ -211,11 +213,11 @@ class AblationScreen(ControlScreen):
     def show_sparks(self, sparks: dict[str, tuple[float, ...]]) -> None:
         """Show the small curves."""
         self.seeds.sparks = {**self.seeds.sparks, **sparks}
-        self.seeds.refresh()
+        self.seeds.repaint_changed(all_rows=True)
 
     def tick(self) -> None:
         """Go on with the etas."""
-        self.seeds.refresh()
+        self.seeds.repaint_changed(all_rows=True)
 
     def on_matrix_view_moved(self, _message: MatrixView.Moved) -> None:
         """Show the runs of the cell under the cursor."""

@@ -97,7 +97,7 @@ class AblationsScreen(LabScreen):
 
     def tick(self) -> None:
         """Go on with the ages."""
-        self.table.refresh()
+        self.table.repaint_changed(all_rows=True)
 
     def on_virtual_table_moved(self, _message: VirtualTable.Moved) -> None:
         """Show the question."""

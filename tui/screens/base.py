@@ -30,6 +30,7 @@ class LabScreen(Screen[None]):
     SCOPE: ClassVar[str] = ""
     AUTO_FOCUS = ""
     ESCAPE_TO_MINIMIZE = False
+    ready = False  # its widgets are there: answers that come before or after find nothing to show them
 
     @property
     def lab(self) -> MambaLab:
@@ -69,12 +70,27 @@ class LabScreen(Screen[None]):
 
     def on_mount(self) -> None:
         """Show what is known, and go on as time passes: ages and etas change without the store changing."""
+        self.ready = bool(self.query(KeyBar))  # not so where one leaves before all is mounted
+        if not self.ready:
+            return
+        self.begin()
         self.show_snapshot(self.snapshot)
-        self.set_interval(1.0, self.tick)
+        self.set_interval(1.0, self._tick)
+
+    def begin(self) -> None:
+        """Set up what needs the widgets to be there."""
+
+    def on_unmount(self) -> None:
+        """Nothing is shown any more."""
+        self.ready = False
+
+    def _tick(self) -> None:
+        if self.ready and self.is_current:
+            self.tick()
 
     def on_screen_resume(self) -> None:
         """Catch up with what happened while another screen was in front."""
-        if self.is_mounted:
+        if self.ready:
             self.show_snapshot(self.snapshot)
 
     def show_snapshot(self, snapshot: Snapshot) -> None:

@@ -47,11 +47,10 @@ class CompareScreen(CurveActions):
             yield Curves(id="curves")
             yield TextView(id="differences", wrap=False)
 
-    def on_mount(self) -> None:
+    def begin(self) -> None:
         """Start with the curves."""
         self.curves.view = replace(self.curves.view, smoothing=self.lab.settings.smoothing)
         self.query_one("#differences").display = False
-        super().on_mount()
 
     def crumbs(self) -> list[str]:
         """Return where one is."""

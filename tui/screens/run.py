@@ -59,11 +59,10 @@ class RunScreen(CurveActions, ControlScreen):
             yield TextView(id="origin")
             yield TextView(id="detail")
 
-    def on_mount(self) -> None:
+    def begin(self) -> None:
         """Start with the curves."""
         self.curves.view = replace(self.curves.view, smoothing=self.lab.settings.smoothing)
         self.show_tab("curves")
-        super().on_mount()
 
     def crumbs(self) -> list[str]:
         """Return where one is."""
@@ -109,6 +108,8 @@ class RunScreen(CurveActions, ControlScreen):
         self.lab.watch_store(Interest(detail=self.run_id, curves=curves, log=log))
 
     def _show_state(self) -> None:
+        if not self.ready:
+            return
         run = self.run_row
         if run is None:
             self.query_one("#state", TextBar).show((f" {self.run_id} is not in the store", "bad"))

@@ -59,6 +59,10 @@ class RunsScreen(ControlScreen):
             yield TextView(id="detail")
         yield TextView(id="empty")
 
+    def begin(self) -> None:
+        """Show what is known; what is not in the first rows is read once those are painted."""
+        self.call_after_refresh(self.lab.source.painted)
+
     @property
     def table(self) -> RunTable:
         """The table."""
@@ -110,6 +114,8 @@ class RunsScreen(ControlScreen):
         self._show_selected()
 
     def _show_selected(self) -> None:
+        if not self.ready:
+            return
         run = self.table.selected
         if self.has_class("-wide"):
             from tui.describe import run_lines
@@ -130,13 +136,13 @@ class RunsScreen(ControlScreen):
 
     def tick(self) -> None:
         """Repaint ages, and etas."""
-        self.table.refresh()
+        self.table.repaint_changed(all_rows=True)
         self.watch_sparks()
 
     def show_sparks(self, sparks: dict[str, tuple[float, ...]]) -> None:
         """Show the small curves."""
         self.table.sparks = {**self.table.sparks, **sparks}
-        self.table.refresh()
+        self.table.repaint_changed(all_rows=True)
 
     def targets(self) -> list[RunRow]:
         """Return the marked runs, or the one under the cursor."""
@@ -157,9 +163,8 @@ class RunsScreen(ControlScreen):
         )
 
     def on_virtual_table_moved(self, _message: VirtualTable.Moved) -> None:
-        """Follow the cursor."""
-        self._show_selected()
-        self.show_bars()
+        """Follow the cursor, once it has been painted."""
+        self.call_after_refresh(self._show_selected)
 
     def on_virtual_table_opened(self, _message: VirtualTable.Opened) -> None:
         """Open what was clicked twice."""

@@ -129,7 +129,7 @@ class SqlScreen(LabScreen):
         """Keys move in the answer."""
         return self.table
 
-    def on_mount(self) -> None:
+    def begin(self) -> None:
         """Start in the field with the last query."""
         history = self.lab.settings.queries
         if history:
@@ -138,7 +138,6 @@ class SqlScreen(LabScreen):
         self.field.focus()
         outcome = "enter runs it, up and down go through history; only reading is possible"
         self.query_one("#outcome", TextBar).show((f" {outcome}", "muted"))
-        super().on_mount()
 
     def show_snapshot(self, snapshot: Snapshot) -> None:
         """Ask for nothing beside the lists."""

@@ -12,7 +12,7 @@ from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
 from storage.matrix import Cell, CellKey, Key, Matrix, format_cell, format_mean
-from tui.format import bar, fit, number
+from tui.format import bar, fit
 from tui.theme import STATUS_GLYPHS, Palette, palette_of, style
 
 MIN_CELL = 13
@@ -212,9 +212,8 @@ class MatrixView(ScrollView, inherit_bindings=False):
         if key == self.matrix.baseline:
             pieces.append(("baseline", palette.muted))
         elif (difference := self.matrix.difference(key)) is not None:
-            pieces.append(
-                (f"{'+' if difference > 0 else ''}{number(difference, 3)}", self._judged(difference, palette))
-            )
+            sign = "+" if difference > 0 else "-" if difference < 0 else ""
+            pieces.append((sign + format_mean(abs(difference), None), self._judged(difference, palette)))
         return pieces
 
     def _judged(self, difference: float, palette: Palette) -> str:

@@ -15,6 +15,7 @@ from tui.keys import Action, Situation, key_label
 from tui.messages import Snapshot, StoreState
 from tui.theme import STATUS_GLYPHS, Palette, named_color, palette_of, style
 
+ALWAYS = ("help", "quit")
 STORE_WORDS = {
     StoreState.LOADING: "reading",
     StoreState.MISSING: "no store",
@@ -31,9 +32,9 @@ def store_words(snapshot: Snapshot, palette: Palette) -> tuple[str, str]:
     if snapshot.state is not StoreState.READY:
         warn = snapshot.state not in (StoreState.LOADING, StoreState.EMPTY)
         return STORE_WORDS[snapshot.state], palette.bad if warn else palette.muted
-    waiting = sum(1 for run in snapshot.runs if run.status in ("queued", "running"))
+    waiting = snapshot.unfinished
     if waiting and snapshot.controller is False:
-        return f"! controller down, {waiting} wait", palette.bad
+        return f"! no controller, {waiting} wait", palette.bad
     return ("● live", palette.good) if waiting else ("○ idle", palette.muted)
 
 
@@ -47,11 +48,14 @@ class TopBar(Widget):
         self.crumbs: Sequence[str] = ()
         self.note = ""
         self.snapshot = Snapshot()
+        self._state: object = None
 
     def show(self, crumbs: Sequence[str], snapshot: Snapshot, note: str = "") -> None:
         """Show these words."""
-        self.crumbs, self.snapshot, self.note = crumbs, snapshot, note
-        self.refresh()
+        state = (list(crumbs), note, snapshot.state, snapshot.counts, snapshot.controller)
+        if state != self._state:
+            self.crumbs, self.snapshot, self.note, self._state = crumbs, snapshot, note, state
+            self.refresh()
 
     def render_line(self, y: int) -> Strip:
         """Paint the line: counts give way to the crumbs, the crumbs to the store's state."""
@@ -72,7 +76,7 @@ class TopBar(Widget):
             left.append(Segment(f"  {self.note}", style(palette.muted, ground)))
         right = [Segment(f" {words} ", style(color, ground, bold=True))]
         counts = []
-        for status, count in self.snapshot.counts().items():
+        for status, count in self.snapshot.counts.items():
             counts.append(Segment(f" {STATUS_GLYPHS[status]}{count}", style(palette.statuses[status], ground)))
         room = width - sum(len(segment.text) for segment in (*left, *right))
         if sum(len(segment.text) for segment in counts) + 2 <= room:
@@ -99,15 +103,17 @@ class KeyBar(Widget):
         self.actions: Sequence[Action] = ()
         self.situation = Situation()
         self._places: list[tuple[int, int, str]] = []
+        self._state: list[tuple[str, str]] = []
 
     def show(self, actions: Sequence[Action], situation: Situation) -> None:
         """Show these actions."""
         shown = [action for action in actions if action.footer]
-        # what helps and what leaves come first, so that a narrow terminal keeps them
-        last = [action for action in shown if action.name in ("help", "quit")]
-        self.actions = [*last, *(action for action in shown if action not in last)]
-        self.situation = situation
-        self.refresh()
+        # what helps, what leaves and what can be done come first, so that a narrow terminal keeps them
+        ordered = sorted(shown, key=lambda action: (action.name not in ALWAYS, bool(action.enabled(situation))))
+        state = [(action.name, action.enabled(situation)) for action in ordered]
+        if state != self._state:
+            self.actions, self.situation, self._state = ordered, situation, state
+            self.refresh()
 
     def render_line(self, y: int) -> Strip:
         """Paint as many keys as fit."""
@@ -146,8 +152,9 @@ class TextBar(Widget):
 
     def show(self, *pieces: tuple[str, str]) -> None:
         """Show pieces of text, each in the colour that the palette has under its name."""
-        self.pieces = pieces
-        self.refresh()
+        if pieces != self.pieces:
+            self.pieces = pieces
+            self.refresh()
 
     def render_line(self, y: int) -> Strip:
         """Paint the line."""

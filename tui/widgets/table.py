@@ -90,6 +90,7 @@ class VirtualTable(ScrollView, Generic[Row], inherit_bindings=False):
         self.descending = True
         self._key = ""
         self._widths: list[int] = []
+        self._painted: dict[int, tuple[Row, Strip]] = {}
 
     def on_mount(self) -> None:
         """Learn the widths."""
@@ -112,7 +113,7 @@ class VirtualTable(ScrollView, Generic[Row], inherit_bindings=False):
         self.rows = self._ordered(rows)
         self._reanchor()
         self._measure()
-        self.refresh()
+        self.repaint_changed()
 
     def _ordered(self, rows: Sequence[Row]) -> list[Row]:
         column = next((column for column in self.columns if column.key == self.sort_key), None)
@@ -186,6 +187,7 @@ class VirtualTable(ScrollView, Generic[Row], inherit_bindings=False):
         self.sort_key, self.descending = key, turned if descending is None else descending
         self.set_rows(self.rows)
         self._show_cursor()
+        self.refresh()
         self.post_message(self.Sorted(self))
 
     def toggle_mark(self) -> None:
@@ -197,7 +199,7 @@ class VirtualTable(ScrollView, Generic[Row], inherit_bindings=False):
 
     def marked(self, rows: Collection[Row]) -> list[Row]:
         """Return those of some rows that are marked."""
-        return [row for row in rows if self.key_of(row) in self.marks]
+        return [row for row in rows if self.key_of(row) in self.marks] if self.marks else []
 
     def _measure(self) -> None:
         room = self.scrollable_content_region.width - 1
@@ -224,6 +226,24 @@ class VirtualTable(ScrollView, Generic[Row], inherit_bindings=False):
         elif end > left + width:
             self.scroll_to(x=end - width, animate=False, immediate=True)
 
+    def repaint_changed(self, *, all_rows: bool = False) -> None:
+        """Repaint the lines in view whose row is another object than before, or with `all_rows` whose text has changed.
+
+        Most updates of a store are about rows out of view: painting and sending the others again would make keys wait.
+        """
+        if not self.is_attached:
+            return
+        palette, top, dirty = palette_of(self.app.theme), round(self.scroll_y), []
+        for y in range(1, self.scrollable_content_region.height):
+            index = y - 1 + top
+            row = self.rows[index] if index < len(self.rows) else None
+            before, strip = self._painted.get(y, (None, None))
+            same = before is row and (row is None or not all_rows or strip == self._line(index, palette))
+            if not same:
+                dirty.append(Region(0, y, self.size.width, 1))
+        if dirty:
+            self.refresh(*dirty)
+
     def render_line(self, y: int) -> Strip:
         """Paint one line: the header, a row, or nothing."""
         palette = palette_of(self.app.theme)
@@ -234,8 +254,10 @@ class VirtualTable(ScrollView, Generic[Row], inherit_bindings=False):
         else:
             index = y - 1 + top
             if index >= len(self.rows):
+                self._painted.pop(y, None)
                 return Strip.blank(width, self.rich_style)
             strip = self._line(index, palette)
+            self._painted[y] = self.rows[index], strip
         strip = strip.crop_extend(left, left + width, self._ground(y - 1 + top, palette))
         return self._more(strip, palette) if y == 0 else strip
 

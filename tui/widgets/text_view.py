@@ -28,8 +28,9 @@ class TextView(ScrollView, inherit_bindings=False):
 
     def show(self, lines: Sequence[TextLine]) -> None:
         """Show these lines and stay where one is."""
-        self._lines = list(lines)
-        self._wrap()
+        if list(lines) != self._lines:
+            self._lines = list(lines)
+            self._wrap()
 
     def on_resize(self) -> None:
         """Wrap to the new width."""

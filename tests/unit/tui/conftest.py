@@ -57,9 +57,8 @@ def drive() -> Drive:
     async def driving(paths: HomePaths, size: tuple[int, int] = (120, 40)) -> AsyncIterator[Pilot[None]]:
         app = make_app(paths, now=lambda: NOW)
         async with app.run_test(size=size) as pilot:
-            await until(
-                pilot, lambda: app.snapshot.state != "loading" and (app.snapshot.complete or not app.snapshot.runs)
-            )
+            await until(pilot, lambda: getattr(app.screen, "ready", False) and app.snapshot.state != "loading")
+            await until(pilot, lambda: app.snapshot.complete or not app.snapshot.runs)
             yield pilot
 
     return driving
