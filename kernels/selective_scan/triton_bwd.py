@@ -11,6 +11,14 @@ tile and a channel group is CHANNELS neighbouring channels: a thread holds STEPS
 import triton
 import triton.language as tl
 
+from kernels.selective_scan.triton_bwd_state import (
+    add_partials,
+    enter_pieces,
+    in_every_channel,
+    in_every_step,
+    replay_gradients,
+    replay_states,
+)
 from kernels.selective_scan.triton_common import LN2, ex2, prefetch_l1, sigmoid, softplus
 from kernels.selective_scan.triton_lanes import (
     claim_scratch,
@@ -19,12 +27,9 @@ from kernels.selective_scan.triton_lanes import (
     lane_flip,
     lane_up,
     load_own,
-    load_quad_constant,
     load_row,
-    load_scratch,
     quad_sums,
     store_own,
-    store_quad,
     store_row,
     store_scratch,
     sum_pieces,
@@ -33,34 +38,6 @@ from kernels.selective_scan.triton_lanes import (
 TILE = tl.constexpr(32)
 STEPS = tl.constexpr(8)
 CLOSED = tl.constexpr(-1e30)  # an exponent that makes a decay zero, whatever the sign of A
-
-
-@triton.jit
-def back_in_rows(values, CHANNELS: tl.constexpr):
-    """Reorder a tuple accumulated in descending time, channels innermost, to ascending time."""
-    out = ()
-    for i in tl.static_range(STEPS):
-        for c in tl.static_range(CHANNELS):
-            out = out + (values[(STEPS - 1 - i) * CHANNELS + c],)
-    return out
-
-
-@triton.jit
-def add_partials(scratch, part, thread, first_state, D_STATE: tl.constexpr, BLOCK: tl.constexpr, WARPS: tl.constexpr):
-    """Sum what the warps of this program left in `scratch`, (WARPS, 2, BLOCK, TILE), in the order of the warps, into `part`."""
-    QUADS: tl.constexpr = 2 * BLOCK * TILE // 4
-    for i in tl.static_range((QUADS + 32 * WARPS - 1) // (32 * WARPS)):
-        quad = thread + i * (32 * WARPS)
-        inside = quad < QUADS
-        source = tl.minimum(quad, QUADS - 1)
-        total = load_scratch(scratch, source * 4)
-        for w in tl.static_range(1, WARPS):
-            more = load_scratch(scratch, w * (2 * BLOCK * TILE) + source * 4)
-            total = (total[0] + more[0], total[1] + more[1], total[2] + more[2], total[3] + more[3])
-        kind = source // (BLOCK * (TILE // 4))
-        state = first_state + source // (TILE // 4) % BLOCK
-        target = part + (kind * D_STATE + state) * TILE + source % (TILE // 4) * 4
-        store_quad(target, total, inside & (state < D_STATE))
 
 
 @triton.jit(
@@ -291,7 +268,9 @@ def scan_backward_kernel(
             if HAS_Z:
                 zs = load_row(z_ptr + t0 * row_z, at_z + i * (row_z // UNIT), mask, z_channel, CHANNELS, PAIRS, MASKED)
             if not DT_CONSTANT:
-                raw = load_row(dt_ptr + t0 * row_dt, at_dt + i * (row_dt // UNIT), mask, dt_channel, CHANNELS, PAIRS, MASKED)
+                raw = load_row(
+                    dt_ptr + t0 * row_dt, at_dt + i * (row_dt // UNIT), mask, dt_channel, CHANNELS, PAIRS, MASKED
+                )
             grown = ()
             for c in tl.static_range(CHANNELS):
                 if DT_CONSTANT:
@@ -335,7 +314,7 @@ def scan_backward_kernel(
         ys = ()
         s1 = ()
         s2 = ()
-        for i in tl.static_range(R * CHANNELS):
+        for _i in tl.static_range(R * CHANNELS):
             ys = ys + (zero,)
             s1 = s1 + (zero,)
             s2 = s2 + (zero,)
@@ -345,16 +324,18 @@ def scan_backward_kernel(
             tl.debug_barrier()  # every warp has read the last block's sums
             a_now = load_row(A_ptr + n_first * D_INNER, at_d, channel_mask, 1, CHANNELS, PAIRS, MASKED)
             for n in range(n_first, n_first + BLOCK if D_STATE % BLOCK == 0 else tl.minimum(n_first + BLOCK, D_STATE)):
-                if not B_CONSTANT:
-                    Bs = load_quad_constant(BC_tile + n * (2 * TILE)) + load_quad_constant(BC_tile + n * (2 * TILE) + 4)
-                else:
-                    B_row = load_row(B_ptr + n * D_INNER, at_d, channel_mask, 1, CHANNELS, PAIRS, MASKED)
-                if not C_CONSTANT:
-                    Cs = load_quad_constant(BC_tile + n * (2 * TILE) + TILE) + load_quad_constant(
-                        BC_tile + n * (2 * TILE) + TILE + 4
+                if B_CONSTANT:
+                    Bs = in_every_step(
+                        load_row(B_ptr + n * D_INNER, at_d, channel_mask, 1, CHANNELS, PAIRS, MASKED), CHANNELS
                     )
                 else:
-                    C_row = load_row(C_ptr + n * D_INNER, at_d, channel_mask, 1, CHANNELS, PAIRS, MASKED)
+                    Bs = in_every_channel(BC_tile + n * (2 * TILE), CHANNELS)
+                if C_CONSTANT:
+                    Cs = in_every_step(
+                        load_row(C_ptr + n * D_INNER, at_d, channel_mask, 1, CHANNELS, PAIRS, MASKED), CHANNELS
+                    )
+                else:
+                    Cs = in_every_channel(BC_tile + n * (2 * TILE) + TILE, CHANNELS)
                 # The rate is wanted first, so it comes one state ahead. A load that is carried over to the next state is waited
                 # for at the loop's end, so nothing else is.
                 n_next = tl.minimum(n + 1, D_STATE - 1)
@@ -376,97 +357,14 @@ def scan_backward_kernel(
                         a = a + (ex2(dts[i] * a_now[i % CHANNELS] + cut[i // CHANNELS]),)
                     else:
                         a = a + (ex2(dts[i] * a_now[i % CHANNELS]),)
-                    u = u + (dus[i] * (B_row[i % CHANNELS] if B_CONSTANT else Bs[i // CHANNELS]),)
-                    q = q + (dys[i] * (C_row[i % CHANNELS] if C_CONSTANT else Cs[i // CHANNELS]),)
-                # Each piece on its own: its last state from zero, and the gradient that leaves it towards the past.
-                h = ()
-                g = ()
-                for c in tl.static_range(CHANNELS):
-                    h = h + (u[c],)
-                    g = g + (q[(R - 1) * CHANNELS + c],)
-                for i in tl.static_range(1, R):
-                    h_on = ()
-                    g_on = ()
-                    for c in tl.static_range(CHANNELS):
-                        h_on = h_on + (a[i * CHANNELS + c] * h[c] + u[i * CHANNELS + c],)
-                        g_on = g_on + (a[(R - i) * CHANNELS + c] * g[c] + q[(R - 1 - i) * CHANNELS + c],)
-                    h = h_on
-                    g = g_on
-                # Join the four pieces: what enters each from the past, and from the future.
-                h_on = ()
-                g_on = ()
-                for c in tl.static_range(CHANNELS):
-                    h_on = h_on + (tl.where(piece == 0, h_now[c], lane_up(h[c], 4)),)
-                    g_on = g_on + (tl.where(piece == 3, g_late[c], lane_down(g[c] * a[c], 4)),)
-                h = ()
-                g = ()
-                for c in tl.static_range(CHANNELS):
-                    h = h + (h_on[c] + ex2(a_now[c] * span_up[2 * c] + up0) * lane_up(h_on[c], 4),)
-                    g = g + (g_on[c] + ex2(a_now[c] * span_down[2 * c] + down0) * lane_down(g_on[c], 4),)
-                h_on = ()
-                g_on = ()
-                for c in tl.static_range(CHANNELS):
-                    h_on = h_on + (h[c] + ex2(a_now[c] * span_up[2 * c + 1] + up1) * lane_up(h[c], 8),)
-                    g_on = g_on + (g[c] + ex2(a_now[c] * span_down[2 * c + 1] + down1) * lane_down(g[c], 8),)
-                h = h_on
-                g = g_on
-                kept = ()
-                ys_on = ()
-                dCs = ()
-                dC_sums = zeros
-                for i in tl.static_range(R):
-                    h_on = ()
-                    dC_on = ()
-                    dC_i = zero
-                    for c in tl.static_range(CHANNELS):
-                        past = a[i * CHANNELS + c] * h[c]
-                        state = past + u[i * CHANNELS + c]
-                        kept = kept + (past,)
-                        h_on = h_on + (state,)
-                        if HAS_Z:
-                            ys_on = ys_on + (
-                                ys[i * CHANNELS + c] + state * (C_row[c] if C_CONSTANT else Cs[i]),
-                            )
-                        if C_CONSTANT:
-                            dC_on = dC_on + (dC_sums[c] + state * dys[i * CHANNELS + c],)
-                        else:
-                            dC_i += state * dys[i * CHANNELS + c]
-                    h = h_on
-                    dCs = dCs + (dC_i,)
-                    if C_CONSTANT:
-                        dC_sums = dC_on
-                if HAS_Z:
-                    ys = ys_on
-                s1_on = ()
-                s2_on = ()
-                dBs = ()
-                dA_sums = zeros
-                dB_sums = zeros
-                for back in tl.static_range(R):
-                    g_on = ()
-                    dA_on = ()
-                    dB_on = ()
-                    dB_i = zero
-                    for c in tl.static_range(CHANNELS):
-                        G = q[(R - 1 - back) * CHANNELS + c] + g[c]  # the gradient of the state
-                        r = G * kept[(R - 1 - back) * CHANNELS + c]
-                        dA_on = dA_on + (dA_sums[c] + r * dts[(R - 1 - back) * CHANNELS + c],)
-                        s1_on = s1_on + (
-                            s1[(R - 1 - back) * CHANNELS + c] + G * (B_row[c] if B_CONSTANT else Bs[R - 1 - back]),
-                        )
-                        s2_on = s2_on + (s2[(R - 1 - back) * CHANNELS + c] + r * a_now[c],)
-                        if B_CONSTANT:
-                            dB_on = dB_on + (dB_sums[c] + G * dus[(R - 1 - back) * CHANNELS + c],)
-                        else:
-                            dB_i += G * dus[(R - 1 - back) * CHANNELS + c]
-                        g_on = g_on + (G * a[(R - 1 - back) * CHANNELS + c],)
-                    g = g_on
-                    dBs = dBs + (dB_i,)
-                    dA_sums = dA_on
-                    if B_CONSTANT:
-                        dB_sums = dB_on
-                s1 = back_in_rows(s1_on, CHANNELS)
-                s2 = back_in_rows(s2_on, CHANNELS)
+                    u = u + (dus[i] * Bs[i],)
+                    q = q + (dys[i] * Cs[i],)
+                opens = (up0, up1, down0, down1)
+                h, g = enter_pieces(a, u, q, h_now, g_late, a_now, span_up, span_down, opens, piece, CHANNELS)
+                kept, ys, dCs, dC_sums = replay_states(a, u, h, ys, dys, Cs, zero, HAS_Z, C_CONSTANT, CHANNELS)
+                g, s1, s2, dBs, dA_sums, dB_sums = replay_gradients(
+                    a, q, g, kept, s1, s2, dts, dus, Bs, a_now, zero, B_CONSTANT, CHANNELS
+                )
                 store_own(dA_ptr + n * D_INNER, dA_old + sum_pieces(dA_sums, piece, CHANNELS), own, MASKED)
                 if B_CONSTANT:
                     total = dB_ptr + sums + n * D_INNER + d + mine

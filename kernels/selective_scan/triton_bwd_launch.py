@@ -1,7 +1,7 @@
 """Host side of the Triton backward scan: how the work is divided, what memory it takes, and which kernels run in which order."""
 
 import math
-from dataclasses import dataclass
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
@@ -9,6 +9,19 @@ import triton
 from torch import Tensor
 
 from kernels.selective_scan.triton_bwd import scan_backward_kernel
+from kernels.selective_scan.triton_bwd_plan import (
+    LANE_GROUPS,
+    STATE_BLOCK,
+    TILE,
+    Plan,
+    Problem,
+    four_strides,
+    in_pairs,
+    plan_backward,
+    three_strides,
+    with_groups,
+    without_groups,
+)
 from kernels.selective_scan.triton_bwd_reduce import (
     finish_kernel,
     join_carries_kernel,
@@ -16,12 +29,6 @@ from kernels.selective_scan.triton_bwd_reduce import (
     prepare_kernel,
 )
 from kernels.selective_scan.triton_common import INTERPRETED
-
-TILE = 32
-STATE_BLOCK = 16
-LANE_GROUPS = 8  # channel groups side by side in a warp
-WARPS_WANTED = 1024  # main-kernel warps that fill a large GPU at 255 registers: 8 on each of 132 multiprocessors
-CARRY_WARPS_WANTED = 8192
 
 
 class Gradients(NamedTuple):
@@ -36,83 +43,6 @@ class Gradients(NamedTuple):
     z: Tensor | None
     dt_bias: Tensor | None
     initial_state: Tensor | None
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """How one backward is divided. It depends on shapes alone, so equal shapes give equal bits."""
-
-    warps: int
-    channels: int
-    chunks: int
-    chunk_tiles: int
-    piece_steps: int
-    prefetch: bool = True
-
-
-def plan_backward(batch: int, seqlen: int, d_inner: int, d_state: int, ngroups: int) -> Plan:
-    """Choose the division of a backward: sequence chunks when there are too few channels to fill the GPU."""
-    channels = 2
-    tiles = math.ceil(seqlen / TILE)
-    group_size = d_inner // ngroups
-    group_warps = math.ceil(group_size / (LANE_GROUPS * channels))
-    strands = batch * ngroups * group_warps
-    chunks = min(tiles, max(1, WARPS_WANTED // strands))
-    chunk_tiles = math.ceil(tiles / chunks)
-    chunks = math.ceil(tiles / chunk_tiles)
-    warps = 8
-    while warps > 1 and (warps > group_warps or strands * chunks < 96 * warps):
-        warps //= 2
-    piece_steps = TILE * chunk_tiles
-    shortest = TILE if chunk_tiles > 1 else TILE // 2
-    carry_strands = batch * ngroups * math.ceil(group_size / 32) * math.ceil(d_state / STATE_BLOCK)
-    while piece_steps % (2 * shortest) == 0 and carry_strands * seqlen < CARRY_WARPS_WANTED * piece_steps:
-        piece_steps //= 2
-    return Plan(warps, channels, chunks, chunk_tiles, piece_steps)
-
-
-@dataclass(frozen=True, slots=True)
-class _Problem:
-    """The arguments, in the forms that the kernels take."""
-
-    x: Tensor
-    dt: Tensor
-    z: Tensor | None
-    dy: Tensor
-    A: Tensor
-    B: Tensor
-    C: Tensor
-    D: Tensor | None
-    dt_bias: Tensor | None
-    reset: Tensor | None
-    dfinal: Tensor | None
-    checkpoints: Tensor
-    softplus: bool
-    ngroups: int
-
-    @property
-    def B_constant(self) -> bool:
-        return self.B.dim() == 2
-
-    @property
-    def C_constant(self) -> bool:
-        return self.C.dim() == 2
-
-    @property
-    def dt_constant(self) -> bool:
-        return self.dt.dim() == 1
-
-    @property
-    def state(self) -> int:
-        return self.A.shape[1]
-
-    @property
-    def tiles(self) -> int:
-        return math.ceil(self.x.shape[1] / TILE)
-
-    def rows(self) -> list[Tensor | None]:
-        """The tensors laid out (batch, seqlen, d_inner), in the kernels' order; None for a constant dt or no gate."""
-        return [self.x, None if self.dt_constant else self.dt, self.z, self.dy]
 
 
 def scan_backward(
@@ -144,14 +74,14 @@ def scan_backward(
     for bit from run to run: partial sums are added in a fixed order, and nothing is chosen by timing.
     """
     ngroups = math.lcm(*(values.shape[2] if values.dim() == 4 else 1 for values in (B, C)))
-    problem = _Problem(
+    problem = Problem(
         x=x,
         dt=dt.contiguous() if dt.dim() == 1 else dt,
         z=z,
         dy=dy,
         A=A,
-        B=_with_groups(B, ngroups),
-        C=_with_groups(C, ngroups),
+        B=with_groups(B, ngroups),
+        C=with_groups(C, ngroups),
         D=None if D is None else D.float().contiguous(),
         dt_bias=None if dt_bias is None else dt_bias.float().contiguous(),
         reset=reset,
@@ -162,7 +92,7 @@ def scan_backward(
     )
     batch, seqlen, d_inner = x.shape
     plan = plan or plan_backward(batch, seqlen, d_inner, A.shape[1], ngroups)
-    with torch.cuda.device_of(x):
+    with torch.cuda.device(x.device) if x.is_cuda else nullcontext():
         return _run(problem, plan, _Originals(A, B, C, D, dt_bias, initial_state))
 
 
@@ -177,22 +107,6 @@ class _Originals(NamedTuple):
     initial_state: Tensor | None
 
 
-def _with_groups(values: Tensor, ngroups: int) -> Tensor:
-    """Return selective B or C with a dimension of exactly `ngroups` groups; constant ones as they are."""
-    if values.dim() == 2:
-        return values
-    values = values if values.dim() == 4 else values[:, :, None]
-    return values if values.shape[2] == ngroups else values.repeat_interleave(ngroups // values.shape[2], dim=2)
-
-
-def _without_groups(gradient: Tensor, values: Tensor) -> Tensor:
-    """Undo `_with_groups` for a gradient: sum over the groups that shared one row of the original."""
-    if values.dim() == 2 or gradient.numel() == values.numel():
-        return gradient.view(values.shape)
-    shape = (*values.shape[:2], values.shape[2] if values.dim() == 4 else 1, -1, values.shape[-1])
-    return gradient.view(shape).sum(3).view(values.shape).to(values.dtype)
-
-
 class _Laid(NamedTuple):
     """A, B and C as `prepare_kernel` leaves them; a constant's matrix or None."""
 
@@ -202,7 +116,7 @@ class _Laid(NamedTuple):
     C: Tensor | None
 
 
-def _run(problem: _Problem, plan: Plan, originals: _Originals) -> Gradients:
+def _run(problem: Problem, plan: Plan, originals: _Originals) -> Gradients:
     x = problem.x
     batch, _, d_inner = x.shape
     laid = _prepare(problem)
@@ -214,7 +128,7 @@ def _run(problem: _Problem, plan: Plan, originals: _Originals) -> Gradients:
     return _finish(problem, plan, originals, partial, carry)
 
 
-def _prepare(problem: _Problem) -> _Laid:
+def _prepare(problem: Problem) -> _Laid:
     x, A, B, C = problem.x, problem.A, problem.B, problem.C
     batch, seqlen, d_inner = x.shape
     tiles, state = problem.tiles, problem.state
@@ -241,8 +155,8 @@ def _prepare(problem: _Problem) -> _Laid:
         tiles,
         time_programs,
         *A.stride(),
-        *_four_strides(B),
-        *_four_strides(C),
+        *four_strides(B),
+        *four_strides(C),
         D_INNER=d_inner,
         D_STATE=state,
         GROUPS=problem.ngroups,
@@ -253,15 +167,7 @@ def _prepare(problem: _Problem) -> _Laid:
     return laid
 
 
-def _four_strides(values: Tensor) -> tuple[int, ...]:
-    return values.stride() if values.dim() == 4 else (values.stride(0), 0, 0, values.stride(1))
-
-
-def _three_strides(values: Tensor | None) -> tuple[int, ...]:
-    return (0, 0, 0) if values is None else values.stride()
-
-
-def _carry(problem: _Problem, plan: Plan, laid: _Laid, carry: Tensor) -> None:
+def _carry(problem: Problem, plan: Plan, laid: _Laid, carry: Tensor) -> None:
     """Fill `carry` with the gradient that enters each chunk from the future."""
     x = problem.x
     batch, seqlen, d_inner = x.shape
@@ -290,9 +196,9 @@ def _carry(problem: _Problem, plan: Plan, laid: _Laid, carry: Tensor) -> None:
             pieces,
             chunk_pieces,
             steps,
-            *_three_strides(dt),
-            *_three_strides(z),
-            *_three_strides(dy),
+            *three_strides(dt),
+            *three_strides(z),
+            *three_strides(dy),
             *((0, 0) if problem.reset is None else problem.reset.stride()),
             D_INNER=d_inner,
             D_STATE=state,
@@ -313,7 +219,7 @@ def _carry(problem: _Problem, plan: Plan, laid: _Laid, carry: Tensor) -> None:
         plan.chunks,
         pieces,
         chunk_pieces,
-        *_three_strides(problem.dfinal),
+        *three_strides(problem.dfinal),
         D_INNER=d_inner,
         D_STATE=state,
         BLOCK_D=block,
@@ -335,7 +241,7 @@ class _Partial(NamedTuple):
     BC: Tensor
 
 
-def _main(problem: _Problem, plan: Plan, laid: _Laid, carry: Tensor, carried: bool) -> _Partial:
+def _main(problem: Problem, plan: Plan, laid: _Laid, carry: Tensor, carried: bool) -> _Partial:
     x = problem.x
     batch, seqlen, d_inner = x.shape
     state, tiles, places = problem.state, problem.tiles, batch * plan.chunks
@@ -343,7 +249,7 @@ def _main(problem: _Problem, plan: Plan, laid: _Laid, carry: Tensor, carried: bo
     group_size = d_inner // problem.ngroups
     blocks = problem.ngroups * math.ceil(group_size / span)
     programs = blocks * places
-    pairs = plan.channels == 2 and group_size % 2 == 0 and all(_in_pairs(row) for row in problem.rows())
+    pairs = plan.channels == 2 and group_size % 2 == 0 and all(in_pairs(row) for row in problem.rows())
     adjacent = [row is None or row.stride(2) == 1 for row in problem.rows()]
     selective = not (problem.B_constant and problem.C_constant)
     masked = seqlen % TILE != 0 or group_size % span != 0
@@ -394,7 +300,7 @@ def _main(problem: _Problem, plan: Plan, laid: _Laid, carry: Tensor, carried: bo
         tiles,
         plan.chunks,
         plan.chunk_tiles,
-        *(stride for row in problem.rows() for stride in _three_strides(row)),
+        *(stride for row in problem.rows() for stride in three_strides(row)),
         *((0, 0) if problem.reset is None else problem.reset.stride()),
         ROW_X=row_x,
         ROW_DT=row_dt,
@@ -418,15 +324,7 @@ def _main(problem: _Problem, plan: Plan, laid: _Laid, carry: Tensor, carried: bo
     return partial
 
 
-def _in_pairs(row: Tensor | None) -> bool:
-    """Whether two neighbouring channels of a (batch, seqlen, d_inner) tensor can be loaded as one word."""
-    if row is None:
-        return True
-    word = 2 * row.element_size()
-    return row.stride(2) == 1 and row.stride(1) % 2 == 0 and row.stride(0) % 2 == 0 and row.data_ptr() % word == 0
-
-
-def _finish(problem: _Problem, plan: Plan, originals: _Originals, partial: _Partial, carry: Tensor) -> Gradients:
+def _finish(problem: Problem, plan: Plan, originals: _Originals, partial: _Partial, carry: Tensor) -> Gradients:
     x = problem.x
     batch, seqlen, d_inner = x.shape
     state, ngroups, tiles = problem.state, problem.ngroups, problem.tiles
@@ -439,7 +337,9 @@ def _finish(problem: _Problem, plan: Plan, originals: _Originals, partial: _Part
         shared = original.dim() != 2 and values.shape[2] != (original.shape[2] if original.dim() == 4 else 1)
         return torch.empty(values.shape, dtype=torch.float32 if shared else values.dtype, device=values.device)
 
-    dA, dD, dbias, dinitial = (gradient(t) for t in (originals.A, originals.D, originals.dt_bias, originals.initial_state))
+    dA, dD, dbias, dinitial = (
+        gradient(t) for t in (originals.A, originals.D, originals.dt_bias, originals.initial_state)
+    )
     dB = gradient_with_groups(problem.B, originals.B)
     dC = gradient_with_groups(problem.C, originals.C)
     ddt = torch.empty_like(problem.dt) if partial.ddt is None else partial.ddt
@@ -484,8 +384,8 @@ def _finish(problem: _Problem, plan: Plan, originals: _Originals, partial: _Part
         x=partial.dx,
         dt=ddt,
         A=dA,
-        B=_without_groups(dB, originals.B),
-        C=_without_groups(dC, originals.C),
+        B=without_groups(dB, originals.B),
+        C=without_groups(dC, originals.C),
         D=dD,
         z=partial.dz,
         dt_bias=dbias,

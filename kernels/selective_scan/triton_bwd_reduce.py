@@ -272,7 +272,17 @@ def sum_rows(source, d, rows, row_stride, D_INNER: tl.constexpr, BLOCK_D: tl.con
 
 
 @triton.jit
-def sum_matrix(source, target, d, n, places, D_INNER: tl.constexpr, D_STATE: tl.constexpr, BLOCK_D: tl.constexpr, ROWS: tl.constexpr):
+def sum_matrix(
+    source,
+    target,
+    d,
+    n,
+    places,
+    D_INNER: tl.constexpr,
+    D_STATE: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    ROWS: tl.constexpr,
+):
     """Sum (places, d_state, d_inner) over places into target, (d_inner, d_state)."""
     total = sum_rows(source + n * D_INNER, d, places, D_STATE * D_INNER, D_INNER, BLOCK_D, ROWS)
     tl.store(target + d * D_STATE + n, total.to(target.dtype.element_ty), mask=d < D_INNER)

@@ -158,7 +158,9 @@ else:
                 if EXACT:
                     rest = ()
                     for i in tl.static_range(4):
-                        rest = rest + (bits(v[i].to(tl.float32, bitcast=True) - (v[i] & -8192).to(tl.float32, bitcast=True)),)
+                        rest = rest + (
+                            bits(v[i].to(tl.float32, bitcast=True) - (v[i] & -8192).to(tl.float32, bitcast=True)),
+                        )
                     total = multiply_add(rest, ones, total)
             halves = halves + (total,)
         upper = (lane & 2) != 0

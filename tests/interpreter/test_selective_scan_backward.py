@@ -2,13 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from kernels.selective_scan.reference import per_channel, selective_scan_reference, step_sizes
-from kernels.selective_scan.triton_bwd_launch import Gradients, Plan, scan_backward
+from kernels.selective_scan.triton_bwd_launch import Gradients, scan_backward
+from kernels.selective_scan.triton_bwd_plan import Plan
 
 pytestmark = pytest.mark.interpreter
 
@@ -75,7 +77,14 @@ class Problem:
 
 
 def make(
-    seqlen: int, d_inner: int, d_state: int, *, batch: int = 1, options: bool = True, constant: str = "", ngroups: int = 0
+    seqlen: int,
+    d_inner: int,
+    d_state: int,
+    *,
+    batch: int = 1,
+    options: bool = True,
+    constant: str = "",
+    ngroups: int = 0,
 ) -> Problem:
     """Draw a problem; `constant` names those of "B", "C", "dt" that do not depend on time."""
     generator = torch.Generator().manual_seed(seqlen * 100 + d_inner)
@@ -215,12 +224,12 @@ def test_memory_that_nothing_wrote_is_not_read(monkeypatch: pytest.MonkeyPatch) 
     new_empty = Tensor.new_empty
     empty_like = torch.empty_like
 
-    def poisoned(self: Tensor, *size: object, **keywords: object) -> Tensor:
-        made: Tensor = new_empty(self, *size, **keywords)  # type: ignore[call-overload]
+    def poisoned(self: Tensor, *size: Any, **keywords: Any) -> Tensor:
+        made: Tensor = new_empty(self, *size, **keywords)
         return made.fill_(float("nan"))
 
-    def poisoned_like(values: Tensor, **keywords: object) -> Tensor:
-        made: Tensor = empty_like(values, **keywords)  # type: ignore[call-overload]
+    def poisoned_like(values: Tensor, **keywords: Any) -> Tensor:
+        made: Tensor = empty_like(values, **keywords)
         return made.fill_(float("nan"))
 
     monkeypatch.setattr(Tensor, "new_empty", poisoned)
