@@ -166,7 +166,10 @@ def lean_kernel(
     y_ptr,
     final_ptr,
     checkpoints_ptr,
+    states_ptr,
+    spans_ptr,
     seqlen,
+    split_len,
     packed_tiles,
     x_stride_batch,
     dt_stride_batch,
@@ -177,6 +180,7 @@ def lean_kernel(
     D_INNER: tl.constexpr,
     D_STATE: tl.constexpr,
     DT_SOFTPLUS: tl.constexpr,
+    PHASE: tl.constexpr,
     MASKED: tl.constexpr,
     TOUCH: tl.constexpr,
     AHEAD: tl.constexpr,
@@ -185,9 +189,11 @@ def lean_kernel(
     CHANNELS: tl.constexpr,
     WARPS: tl.constexpr,
 ):
-    """Scan a whole sequence: SHARES lanes hold D_STATE / SHARES states each of CHANNELS channels; a block is ROUNDS * SHARES steps.
+    """Scan a whole sequence (PHASE 0), or a split of it (1, 2, as in `scan_kernel`).
 
-    Program ids are (channel block, batch); lane = share + SHARES * channel group. Of a block's elements, lane `share` converts
+    SHARES lanes hold D_STATE / SHARES states each of CHANNELS channels; a block is ROUNDS * SHARES steps.
+
+    Program ids are (channel block, batch, split); lane = share + SHARES * channel group. Of a block's elements, lane `share` converts
     (softplus, gate, skip) those of steps share, share + SHARES, ...; step sizes go to the other lanes by shuffles, and the
     partial sums over the states come back by halving exchanges.
     """
@@ -196,20 +202,27 @@ def lean_kernel(
     LEVELS: tl.constexpr = (SHARES > 1) + (SHARES > 2) + (SHARES > 4) + (SHARES > 8) + (SHARES > 16)
     WIDTH: tl.constexpr = WARPS * (32 // SHARES) * CHANNELS
     SECTORS: tl.constexpr = (BLOCK * 2 * D_STATE + 7) // 8
+    GATED: tl.constexpr = z_ptr is not None and PHASE != 1
     TOUCHES: tl.constexpr = (SECTORS + 32 * WARPS - 1) // (32 * WARPS)
     batch = tl.program_id(1).to(tl.int64)
+    split = tl.program_id(2)
+    start = split * split_len
+    length = tl.minimum(split_len, seqlen - start)
     lane, warp, zero = lane_grid(WARPS)
     share = lane % SHARES
     row0 = lane - share
     channel = ((tl.program_id(0) * WARPS + warp) * (32 // SHARES) + lane // SHARES) * CHANNELS
     inside = channel < D_INNER
     d = tl.minimum(channel, D_INNER - CHANNELS)
+    slot = states_ptr + (batch * tl.num_programs(2) + split) * (D_STATE * D_INNER) + share * (STATES * D_INNER) + d
     rates = ()
     h = ()
     for c in tl.static_range(CHANNELS):
         for n in tl.static_range(STATES):
             rates = rates + (tl.load(A_ptr + (d + c) * D_STATE + share * STATES + n) * LOG2E,)
-            if initial_ptr is not None:
+            if PHASE == 2:
+                h = h + (tl.load(slot + (n * D_INNER + c)),)
+            elif PHASE == 0 and initial_ptr is not None:
                 h = h + (tl.load(initial_ptr + (batch * D_INNER + d + c) * D_STATE + share * STATES + n),)
             else:
                 h = h + (zero,)
@@ -221,16 +234,18 @@ def lean_kernel(
     sources = ()
     for i in tl.static_range(BLOCK):
         sources = sources + (row0 + i % SHARES,)
-    x_row = x_ptr + batch * x_stride_batch
-    dt_row = dt_ptr + batch * dt_stride_batch
-    y_row = y_ptr + batch * seqlen * D_INNER
-    z_row = z_ptr + batch * z_stride_batch if z_ptr is not None else x_row
+    x_row = x_ptr + batch * x_stride_batch + start.to(tl.int64) * X_STRIDE
+    dt_row = dt_ptr + batch * dt_stride_batch + start.to(tl.int64) * DT_STRIDE
+    y_row = y_ptr + (batch * seqlen + start) * D_INNER
+    z_row = x_row
+    if z_ptr is not None:
+        z_row = z_ptr + batch * z_stride_batch + start.to(tl.int64) * Z_STRIDE
     x_lane = share * X_STRIDE + d
     dt_lane = share * DT_STRIDE + d
     z_lane = share * Z_STRIDE + d
     y_lane = share * D_INNER + d
-    bc = packed_ptr + batch * packed_tiles * (BLOCK * 2 * D_STATE) + share * (2 * STATES)
-    left = tl.where(inside, seqlen - share, 0)
+    bc = packed_ptr + (batch * packed_tiles + start // BLOCK) * (BLOCK * 2 * D_STATE) + share * (2 * STATES)
+    left = tl.where(inside, length - share, 0)
     checkpoint = share * (STATES * D_INNER) + d
     thread = warp * 32 + lane
     corner = tl.minimum(tl.program_id(0) * WIDTH, D_INNER - WIDTH)
@@ -244,7 +259,7 @@ def lean_kernel(
         valid = left > k * SHARES
         xs = load_channels(x_row + x_lane + k * SHARES * X_STRIDE, valid, True, CHANNELS)
         raw = load_channels(dt_row + dt_lane + k * SHARES * DT_STRIDE, valid, True, CHANNELS)
-        if z_ptr is not None:
+        if GATED:
             gates = gates + load_raw(z_row + z_lane + k * SHARES * Z_STRIDE, valid, True, CHANNELS)
         for c in tl.static_range(CHANNELS):
             step = raw[c] + bias[c]
@@ -262,7 +277,7 @@ def lean_kernel(
         valid = left > BLOCK + k * SHARES
         next_x = next_x + load_raw(x_row + x_lane + (BLOCK + k * SHARES) * X_STRIDE, valid, True, CHANNELS)
         next_dt = next_dt + load_raw(dt_row + dt_lane + (BLOCK + k * SHARES) * DT_STRIDE, valid, True, CHANNELS)
-        if z_ptr is not None:
+        if GATED:
             next_z = next_z + load_raw(z_row + z_lane + (BLOCK + k * SHARES) * Z_STRIDE, valid, True, CHANNELS)
     current = ()
     for i in tl.static_range(BLOCK):
@@ -272,7 +287,11 @@ def lean_kernel(
     for _ in tl.static_range(TOUCHES):
         pending = pending + (zero,)
 
-    for block in range(tl.cdiv(seqlen, BLOCK)):
+    elapsed = ()
+    for _ in tl.static_range(CHANNELS):
+        elapsed = elapsed + (zero,)
+
+    for block in range(tl.cdiv(length, BLOCK)):
         t0 = block * BLOCK
         if TOUCH:  # B and C of the block after next into L1
             fresh = ()
@@ -282,14 +301,14 @@ def lean_kernel(
                 fresh = fresh + (tl.load(bc - share * (2 * STATES) + (2 * BLOCK * 2 * D_STATE + sector * 8)),)
             pending = fresh
         if AHEAD > 0:
-            last = seqlen - 1 - t0
+            last = length - 1 - t0
             fetch_rows(x_row + corner, AHEAD * BLOCK, last, thread, X_STRIDE, BLOCK, WIDTH, 32 * WARPS)
             fetch_rows(dt_row + corner, AHEAD * BLOCK, last, thread, DT_STRIDE, BLOCK, WIDTH, 32 * WARPS)
-            if z_ptr is not None:
+            if GATED:
                 fetch_rows(z_row + corner, AHEAD * BLOCK, last, thread, Z_STRIDE, BLOCK, WIDTH, 32 * WARPS)
         if checkpoints_ptr is not None:  # noqa: SIM102 (settled at compile time, unlike the inner condition)
-            if t0 % 32 == 0:
-                kept = (batch * tl.cdiv(seqlen, 32) + t0 // 32) * (D_STATE * D_INNER)
+            if (start + t0) % 32 == 0:
+                kept = (batch * tl.cdiv(seqlen, 32) + (start + t0) // 32) * (D_STATE * D_INNER)
                 for n in tl.static_range(STATES):
                     pair = ()
                     for c in tl.static_range(CHANNELS):
@@ -301,14 +320,14 @@ def lean_kernel(
         if MASKED:
             shift = 2 * BLOCK
         else:
-            shift = tl.minimum(2 * BLOCK, seqlen - BLOCK - t0)
+            shift = tl.minimum(2 * BLOCK, length - BLOCK - t0)
         for k in tl.static_range(ROUNDS):
             valid = left - t0 > 2 * BLOCK + k * SHARES
             far_x = far_x + load_raw(x_row + shift * X_STRIDE + x_lane + k * SHARES * X_STRIDE, valid, MASKED, CHANNELS)
             far_dt = far_dt + load_raw(
                 dt_row + shift * DT_STRIDE + dt_lane + k * SHARES * DT_STRIDE, valid, MASKED, CHANNELS
             )
-            if z_ptr is not None:
+            if GATED:
                 far_z = far_z + load_raw(
                     z_row + shift * Z_STRIDE + z_lane + k * SHARES * Z_STRIDE, valid, MASKED, CHANNELS
                 )
@@ -345,14 +364,16 @@ def lean_kernel(
                             ex2(step * rates[c * STATES + n]) * entered[c * STATES + n]
                             + inflow * current[(k * SHARES + i) * 2 * STATES + n]
                         )
-                        if n == 0:
+                        if PHASE == 1:
+                            total = zero
+                        elif n == 0:
                             total = value * current[(k * SHARES + i) * 2 * STATES + STATES]
                         else:
                             total += value * current[((k * SHARES + i) * 2 + 1) * STATES + n]
                         h = h + (value,)
                     partial = partial + (total,)
             out = ()
-            for c in tl.static_range(CHANNELS):
+            for c in tl.static_range(CHANNELS if PHASE != 1 else 0):
                 sums = ()
                 for i in tl.static_range(SHARES):
                     sums = sums + (partial[i * CHANNELS + c],)
@@ -364,14 +385,24 @@ def lean_kernel(
                         )
                     sums = halves
                 total = sums[0] + skips[k * CHANNELS + c]
-                if z_ptr is not None:
+                if GATED:
                     total = total * silu(gates[k * CHANNELS + c].to(tl.float32))
                 out = out + (total,)
-            store_channels(y_row + y_lane + k * SHARES * D_INNER, out, left - t0 > k * SHARES, MASKED, CHANNELS)
+            if PHASE != 1:
+                store_channels(y_row + y_lane + k * SHARES * D_INNER, out, left - t0 > k * SHARES, MASKED, CHANNELS)
+        if PHASE == 1:
+            longer = ()
+            for c in tl.static_range(CHANNELS):
+                span = elapsed[c]
+                for k in tl.static_range(ROUNDS):
+                    for i in tl.static_range(SHARES):
+                        span = span + dts[(k * CHANNELS + c) * SHARES + i]
+                longer = longer + (span,)
+            elapsed = longer
         dts = dts_next
         dus = dus_next
         skips = skips_next
-        if z_ptr is not None:
+        if GATED:
             gates = next_z
             next_z = far_z
         next_x = far_x
@@ -384,8 +415,13 @@ def lean_kernel(
         bc += BLOCK * 2 * D_STATE
     for c in tl.static_range(CHANNELS):
         for n in tl.static_range(STATES):
-            tl.store(
-                final_ptr + (batch * D_INNER + d + c) * D_STATE + share * STATES + n, h[c * STATES + n], mask=inside
-            )
+            if PHASE == 0:
+                ending = final_ptr + (batch * D_INNER + d + c) * D_STATE + share * STATES + n
+                tl.store(ending, h[c * STATES + n], mask=inside)
+            elif PHASE == 1:
+                tl.store(slot + (n * D_INNER + c), h[c * STATES + n], mask=inside)
+        if PHASE == 1:
+            spans = spans_ptr + (batch * tl.num_programs(2) + split) * D_INNER + d + c
+            tl.store(spans, elapsed[c], mask=inside & (share == 0))
     if TOUCH:  # never true: it keeps the touching loads alive
         tl.store(final_ptr + thread, touched, mask=(touched == 1.0) & (seqlen < 0))

@@ -34,7 +34,7 @@ class Configuration:
     lanes: Literal["time", "states"] = "time"
     """What lanes share: consecutive pieces of the sequence (`scan_kernel`) or the states of a channel (`lean_kernel`)."""
     splits: int = 1
-    """Programs along the sequence ("time" alone). More than one: three launches instead of one."""
+    """Programs along the sequence. More than one: three launches instead of one."""
     packed: bool = True
     """Whether selective B and C are first repacked to fp32 in the order in which the lanes read them ("states": always)."""
     fetch: bool = True
@@ -106,14 +106,27 @@ def configuration(shape: Shape) -> Configuration:
     if INTERPRETED:
         return Configuration(blocks=4, steps=4, channels=2 if paired else 1, warps=1)
     work = shape.batch * shape.d_inner
-    if shape.lean and shape.ngroups == 1 and shape.d_state == 16 and paired and work >= 6144:
-        if work >= 12288:
-            return Configuration(blocks=4, steps=2, channels=2, warps=4, lanes="states")
-        return Configuration(blocks=8, steps=1, channels=2, warps=4, lanes="states")
+    if shape.lean and shape.ngroups == 1 and paired:
+        if shape.d_state == 16:
+            return _for_sixteen_states(work, shape.seqlen)
+        if shape.d_state == 64 and work >= 4096:
+            return Configuration(blocks=8, steps=1, channels=1, warps=4, lanes="states")
     if work >= 12288:
         return Configuration(blocks=4, steps=8, channels=1, warps=4, registers=128)
     if work >= 6144:
         return Configuration(blocks=8, steps=8, channels=1, warps=4, registers=128)
+    return Configuration(blocks=16, steps=8, channels=1, warps=4, registers=128)
+
+
+def _for_sixteen_states(work: int, seqlen: int) -> Configuration:
+    """The table for Mamba's usual d_state, by batch x d_inner: about a thousand warps fill an H100."""
+    if work >= 12288:
+        return Configuration(blocks=4, steps=2, channels=2, warps=4, lanes="states")
+    if work >= 6144:
+        return Configuration(blocks=8, steps=1, channels=2, warps=4, lanes="states")
+    splits = min(16384 // work, seqlen // 256)
+    if splits > 1 and work * seqlen >= 2**20:
+        return Configuration(blocks=4, steps=2, channels=2, warps=4, lanes="states", splits=splits)
     return Configuration(blocks=16, steps=8, channels=1, warps=4, registers=128)
 
 
@@ -145,18 +158,14 @@ def scan_forward(
         checkpoints = torch.empty(batch, chunks, d_state, d_inner, dtype=torch.float32, device=device)
     with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
         packed = _pack(arguments, config)
-        if config.lanes == "states":
-            assert packed is not None
-            _launch_lean(arguments, config, packed, (y, final_state, checkpoints))
-        else:
-            _launch_scan(arguments, config, packed, (y, final_state, checkpoints))
+        _launch(arguments, config, packed, (y, final_state, checkpoints))
     return y, final_state, checkpoints
 
 
-def _launch_scan(
+def _launch(
     arguments: Arguments, config: Configuration, packed: Tensor | None, outputs: tuple[Tensor, Tensor, Tensor | None]
 ) -> None:
-    """Scan with lanes over time: one launch, or three where the sequence is split."""
+    """Scan in one launch, or in three where the sequence is split: the splits' own ends, the pass over them, the scan."""
     batch, seqlen, d_inner = arguments.x.shape
     d_state = arguments.A.shape[1]
     y, final_state, checkpoints = outputs
@@ -166,7 +175,8 @@ def _launch_scan(
         states = final_state.new_empty(batch, splits, d_state, d_inner)
     if splits > 1:
         spans = final_state.new_empty(batch, splits, d_inner)
-    launch = _Launch(arguments, config, packed, split_len, splits)
+    scan = _Scan(arguments, config, packed, split_len, splits)
+    launch = scan.over_states if config.lanes == "states" else scan.over_time
     if splits == 1:
         launch(0, (y, final_state, checkpoints, states, spans))
         return
@@ -185,46 +195,6 @@ def _launch_scan(
         num_warps=max(1, block // 32),
     )
     launch(2, (y, final_state, checkpoints, states, spans))
-
-
-def _launch_lean(
-    arguments: Arguments, config: Configuration, packed: Tensor, outputs: tuple[Tensor, Tensor, Tensor | None]
-) -> None:
-    """Scan with lanes over the states: one launch."""
-    x, dt, z = arguments.x, arguments.dt, arguments.z
-    batch, seqlen, d_inner = x.shape
-    even = seqlen % config.tile == 0 and d_inner % config.width == 0
-    lean_kernel[(triton.cdiv(d_inner, config.width), batch)](
-        x,
-        dt,
-        arguments.A,
-        packed,
-        arguments.D,
-        z,
-        arguments.dt_bias,
-        arguments.initial_state,
-        *outputs,
-        seqlen,
-        packed.shape[2],
-        x.stride(0),
-        dt.stride(0),
-        0 if z is None else z.stride(0),
-        X_STRIDE=x.stride(1),
-        DT_STRIDE=dt.stride(1),
-        Z_STRIDE=0 if z is None else z.stride(1),
-        D_INNER=d_inner,
-        D_STATE=arguments.A.shape[1],
-        DT_SOFTPLUS=arguments.dt_softplus,
-        MASKED=not even or seqlen < 2 * config.tile,
-        TOUCH=config.fetch and not INTERPRETED,
-        AHEAD=0,
-        SHARES=config.blocks,
-        ROUNDS=config.steps,
-        CHANNELS=config.channels,
-        WARPS=config.warps,
-        num_warps=config.warps,
-        maxnreg=config.registers,
-    )
 
 
 def _split(seqlen: int, config: Configuration) -> tuple[int, int]:
@@ -285,8 +255,8 @@ def _pack(arguments: Arguments, config: Configuration) -> Tensor | None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Launch:
-    """The launches of `scan_kernel` for one scan: they differ in the phase alone."""
+class _Scan:
+    """The launches of the scanning kernel for one scan: they differ in the phase alone."""
 
     arguments: Arguments
     config: Configuration
@@ -294,7 +264,8 @@ class _Launch:
     split_len: int
     splits: int
 
-    def __call__(self, phase: int, buffers: tuple[Tensor | None, ...]) -> None:
+    def over_time(self, phase: int, buffers: tuple[Tensor | None, ...]) -> None:
+        """Launch `scan_kernel`."""
         given, config = self.arguments, self.config
         x, dt, z = given.x, given.dt, given.z
         batch, seqlen, d_inner = x.shape
@@ -341,6 +312,47 @@ class _Launch:
             CHANNELS=config.channels,
             WARPS=config.warps,
             STATES=_group_of_states(given.A.shape[1]),
+            num_warps=config.warps,
+            maxnreg=config.registers,
+        )
+
+    def over_states(self, phase: int, buffers: tuple[Tensor | None, ...]) -> None:
+        """Launch `lean_kernel`."""
+        given, config, packed = self.arguments, self.config, self.packed
+        assert packed is not None
+        x, dt, z = given.x, given.dt, given.z
+        batch, seqlen, d_inner = x.shape
+        even = seqlen % config.tile == 0 and d_inner % config.width == 0
+        lean_kernel[(triton.cdiv(d_inner, config.width), batch, self.splits)](
+            x,
+            dt,
+            given.A,
+            packed,
+            given.D,
+            z,
+            given.dt_bias,
+            given.initial_state,
+            *buffers,
+            seqlen,
+            self.split_len,
+            packed.shape[2],
+            x.stride(0),
+            dt.stride(0),
+            0 if z is None else z.stride(0),
+            X_STRIDE=x.stride(1),
+            DT_STRIDE=dt.stride(1),
+            Z_STRIDE=0 if z is None else z.stride(1),
+            D_INNER=d_inner,
+            D_STATE=given.A.shape[1],
+            DT_SOFTPLUS=given.dt_softplus,
+            PHASE=phase,
+            MASKED=not even,
+            TOUCH=config.fetch and not INTERPRETED,
+            AHEAD=0,
+            SHARES=config.blocks,
+            ROUNDS=config.steps,
+            CHANNELS=config.channels,
+            WARPS=config.warps,
             num_warps=config.warps,
             maxnreg=config.registers,
         )

@@ -120,6 +120,14 @@ CASES = {
     "lanes-over-states-bare": Case(
         batch=1, d_inner=5, d_state=16, options="", config=Configuration(8, 1, 1, 1, "states")
     ),
+    "lanes-over-states-split": Case(
+        batch=1,
+        seqlen=70,
+        d_inner=6,
+        d_state=8,
+        options="D z dt_bias initial_state",
+        config=Configuration(4, 2, 2, 1, "states", splits=2),
+    ),
     "lanes-over-states-L1": Case(seqlen=1, d_inner=5, d_state=16, config=Configuration(16, 1, 1, 1, "states")),
 }
 

@@ -108,7 +108,9 @@ def test_same_bits_every_time() -> None:
 
 LAYOUTS = [
     Configuration(4, 2, 2, 4, "states"),
+    Configuration(4, 2, 2, 4, "states", splits=3),
     Configuration(8, 1, 2, 4, "states"),
+    Configuration(8, 1, 1, 4, "states"),
     Configuration(16, 1, 1, 4, "states"),
     Configuration(4, 8, 1, 4, registers=128),
     Configuration(8, 8, 1, 4, splits=3),
@@ -119,7 +121,9 @@ LAYOUTS = [
 
 
 @pytest.mark.parametrize(
-    "config", LAYOUTS, ids=lambda config: f"{config.lanes}-{config.blocks}x{config.steps}x{config.channels}"
+    "config",
+    LAYOUTS,
+    ids=lambda config: f"{config.lanes}-{config.blocks}x{config.steps}x{config.channels}-{config.splits}",
 )
 @pytest.mark.parametrize(("seqlen", "d_inner"), [(257, 34), (256, 256)], ids=["odd", "even"])
 def test_every_layout_computes_the_same(config: Configuration, seqlen: int, d_inner: int) -> None:
