@@ -6,6 +6,8 @@ derivation, the layout and the numerics are in README.md.
 Legend: program id = (batch * chunks + chunk) * blocks + block of channels; every tensor has one element per thread; within a warp
 lane = 16 * (channel group // 4) + 4 * piece + channel group % 4, where a piece is one of the 4 runs of STEPS = 8 time steps of a
 tile and a channel group is CHANNELS neighbouring channels: a thread holds STEPS x CHANNELS elements in registers.
+
+Longer than a module should be: a kernel is one function, and its arguments alone take seventy lines.
 """
 
 import triton
