@@ -56,9 +56,19 @@ def touch_count(pointer, rows, columns, warps):
 
 @triton.jit
 def touch_rows(
-    pointer, first, last, thread, STRIDE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, THREADS: tl.constexpr
+    pointer,
+    first,
+    last,
+    room,
+    thread,
+    STRIDE: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    THREADS: tl.constexpr,
 ):
-    """Load one element of every sector of ROWS rows from row `first`, never beyond row `last`: a tuple, to be used a tile later.
+    """Load one element of every sector of ROWS rows from row `first`: a tuple, to be used a tile later.
+
+    Never beyond row `last` nor beyond the first `room` elements of a row.
 
     A prefetch instruction would bring them to L2 alone.
     """
@@ -68,7 +78,7 @@ def touch_rows(
     for i in tl.static_range((ROWS * SECTORS + THREADS - 1) // THREADS):
         sector = tl.minimum(thread + i * THREADS, ROWS * SECTORS - 1)
         row = tl.minimum(first + sector // SECTORS, last)
-        column = tl.minimum((sector % SECTORS) * SECTOR, COLUMNS - 1)
+        column = tl.minimum((sector % SECTORS) * SECTOR, room - 1)
         out = out + (tl.load(pointer + row.to(tl.int64) * STRIDE + column).to(tl.float32),)
     return out
 
@@ -217,7 +227,8 @@ def scan_kernel(
         elapsed = elapsed + (zero,)
 
     # Rows of the next tile are touched while this one is computed, so that its loads find them in L1.
-    corner = tl.minimum(tl.program_id(0) * WIDTH, D_INNER - WIDTH)
+    corner = tl.program_id(0) * WIDTH
+    room = tl.minimum(WIDTH, D_INNER - corner)
     touched = zero
     pending = ()
     for _ in tl.static_range(TOUCHES):
@@ -230,11 +241,13 @@ def scan_kernel(
             for i in tl.static_range(TOUCHES):
                 touched = touched + pending[i]
             last = length - 1 - t0
-            fresh = touch_rows(x_row + corner, TILE, last, thread, X_STRIDE, TILE, WIDTH, 32 * WARPS)
+            fresh = touch_rows(x_row + corner, TILE, last, room, thread, X_STRIDE, TILE, WIDTH, 32 * WARPS)
             if not DT_CONSTANT:
-                fresh = fresh + touch_rows(dt_row + corner, TILE, last, thread, DT_STRIDE, TILE, WIDTH, 32 * WARPS)
+                fresh = fresh + touch_rows(
+                    dt_row + corner, TILE, last, room, thread, DT_STRIDE, TILE, WIDTH, 32 * WARPS
+                )
             if z_ptr is not None and PHASE != 1:
-                fresh = fresh + touch_rows(z_row + corner, TILE, last, thread, Z_STRIDE, TILE, WIDTH, 32 * WARPS)
+                fresh = fresh + touch_rows(z_row + corner, TILE, last, room, thread, Z_STRIDE, TILE, WIDTH, 32 * WARPS)
             if PACKED and NGROUPS == 1:
                 ahead = tl.where(t0 + TILE < length, D_STATE * 2 * TILE, 0)
                 for i in tl.static_range((D_STATE * 2 * TILE // 8 + 32 * WARPS - 1) // (32 * WARPS)):

@@ -18,7 +18,6 @@ from kernels.selective_scan.triton_common import (
     lane_grid,
     load_channels,
     load_floats,
-    prefetch_l2,
     silu,
     softplus,
     store_channels,
@@ -141,19 +140,6 @@ def load_raw(pointers, mask, MASKED: tl.constexpr, CHANNELS: tl.constexpr):
 
 
 @triton.jit
-def fetch_rows(
-    pointer, first, last, thread, STRIDE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, THREADS: tl.constexpr
-):
-    """Prefetch ROWS rows of COLUMNS elements from row `first` of `pointer` into L2, never beyond row `last`."""
-    SECTOR: tl.constexpr = 256 // pointer.dtype.element_ty.primitive_bitwidth
-    SECTORS: tl.constexpr = (COLUMNS + SECTOR - 1) // SECTOR
-    for i in tl.static_range((ROWS * SECTORS + THREADS - 1) // THREADS):
-        sector = tl.minimum(thread + i * THREADS, ROWS * SECTORS - 1)
-        row = tl.maximum(tl.minimum(first + sector // SECTORS, last), 0)
-        prefetch_l2(pointer + row.to(tl.int64) * STRIDE + tl.minimum((sector % SECTORS) * SECTOR, COLUMNS - 1))
-
-
-@triton.jit
 def lean_kernel(
     x_ptr,
     dt_ptr,
@@ -183,7 +169,6 @@ def lean_kernel(
     PHASE: tl.constexpr,
     MASKED: tl.constexpr,
     TOUCH: tl.constexpr,
-    AHEAD: tl.constexpr,
     SHARES: tl.constexpr,
     ROUNDS: tl.constexpr,
     CHANNELS: tl.constexpr,
@@ -200,7 +185,6 @@ def lean_kernel(
     STATES: tl.constexpr = D_STATE // SHARES
     BLOCK: tl.constexpr = ROUNDS * SHARES
     LEVELS: tl.constexpr = (SHARES > 1) + (SHARES > 2) + (SHARES > 4) + (SHARES > 8) + (SHARES > 16)
-    WIDTH: tl.constexpr = WARPS * (32 // SHARES) * CHANNELS
     SECTORS: tl.constexpr = (BLOCK * 2 * D_STATE + 7) // 8
     GATED: tl.constexpr = z_ptr is not None and PHASE != 1
     TOUCHES: tl.constexpr = (SECTORS + 32 * WARPS - 1) // (32 * WARPS)
@@ -248,7 +232,6 @@ def lean_kernel(
     left = tl.where(inside, length - share, 0)
     checkpoint = share * (STATES * D_INNER) + d
     thread = warp * 32 + lane
-    corner = tl.minimum(tl.program_id(0) * WIDTH, D_INNER - WIDTH)
 
     # Two blocks before the loop: the first converted, the second as loaded.
     dts = ()
@@ -300,12 +283,6 @@ def lean_kernel(
                 sector = (thread + i * 32 * WARPS) % SECTORS
                 fresh = fresh + (tl.load(bc - share * (2 * STATES) + (2 * BLOCK * 2 * D_STATE + sector * 8)),)
             pending = fresh
-        if AHEAD > 0:
-            last = length - 1 - t0
-            fetch_rows(x_row + corner, AHEAD * BLOCK, last, thread, X_STRIDE, BLOCK, WIDTH, 32 * WARPS)
-            fetch_rows(dt_row + corner, AHEAD * BLOCK, last, thread, DT_STRIDE, BLOCK, WIDTH, 32 * WARPS)
-            if GATED:
-                fetch_rows(z_row + corner, AHEAD * BLOCK, last, thread, Z_STRIDE, BLOCK, WIDTH, 32 * WARPS)
         if checkpoints_ptr is not None:  # noqa: SIM102 (settled at compile time, unlike the inner condition)
             if (start + t0) % 32 == 0:
                 kept = (batch * tl.cdiv(seqlen, 32) + (start + t0) // 32) * (D_STATE * D_INNER)

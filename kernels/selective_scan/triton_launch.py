@@ -348,7 +348,6 @@ class _Scan:
             PHASE=phase,
             MASKED=not even,
             TOUCH=config.fetch and not INTERPRETED,
-            AHEAD=0,
             SHARES=config.blocks,
             ROUNDS=config.steps,
             CHANNELS=config.channels,
