@@ -97,6 +97,10 @@ def print_plan(spec: AblationSpec, plan: Sequence[PlannedRun], *, as_json: bool)
         f"{spec.name}: {len(trials)} trials x {len(spec.seeds)} seeds = {len(plan)} runs, {large(tokens)} tokens in all; "
         f"decided by {spec.metric.key} ({spec.metric.direction}). Nothing was written."
     )
+    if spec.paper is not None:
+        say(f"Paper: {spec.paper.source}")
+    for difference in spec.differences:
+        say(f"Differs: {difference}")
 
 
 def _as_json(spec: AblationSpec, trials: Sequence[TrialPlan], runs: int, tokens: int) -> dict[str, Any]:
@@ -108,6 +112,7 @@ def _as_json(spec: AblationSpec, trials: Sequence[TrialPlan], runs: int, tokens:
         "metric": spec.metric.model_dump(mode="json"),
         "axes": [axis.title for axis in spec.axes],
         "seeds": list(spec.seeds),
+        "differences": list(spec.differences),
         "runs": runs,
         "tokens": tokens,
         "trials": [asdict(trial) for trial in trials],

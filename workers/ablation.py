@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import Field, ValidationError, model_validator
 
 from workers.errors import SpecError
+from workers.published import Published
 from workers.specs import MetricSpec, RunSpec, Spec, spec_hash
 from workers.validation import describe_errors
 
@@ -62,8 +63,25 @@ class Axis(Spec):
         return [(label_of(value), {self.key or "": value}) for value in self.values]
 
 
+class Scale(Spec):
+    """A smaller version of an ablation: what it changes, and `differences`, the same in words.
+
+    `set` changes dotted keys of the baseline, `variants` those of the variants of any axis, by label; `axes` and `seeds`
+    stand in the place of the ablation's own where they are given.
+    """
+
+    differences: tuple[str, ...] = Field(min_length=1)
+    set: dict[str, Any] = Field(default_factory=dict)
+    variants: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    axes: tuple[Axis, ...] = ()
+    seeds: tuple[int, ...] = ()
+
+
 class AblationSpec(Spec):
-    """A study: a baseline, the axes that vary, the seeds, and the metric that decides a question."""
+    """A study: a baseline, the axes that vary, the seeds, and the metric that decides a question.
+
+    `differences` lists what is not as in the paper that `paper` quotes. `scale` holds smaller versions by name.
+    """
 
     name: str = Field(min_length=1, pattern=r"^[a-z0-9][a-z0-9/._-]*$")
     question: str = ""
@@ -72,6 +90,9 @@ class AblationSpec(Spec):
     metric: MetricSpec = MetricSpec()
     baseline: dict[str, Any] = Field(default_factory=dict)
     axes: tuple[Axis, ...] = ()
+    differences: tuple[str, ...] = ()
+    paper: Published | None = None
+    scale: dict[str, Scale] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _seeds_differ(self) -> AblationSpec:
@@ -116,8 +137,10 @@ def label_of(value: Any) -> str:
     return str(value)
 
 
-def load_ablation(path: Path, overrides: Sequence[str] = (), seeds: Sequence[int] | None = None) -> AblationSpec:
-    """Read an ablation from a TOML file and apply `key=value` overrides to its baseline.
+def load_ablation(
+    path: Path, overrides: Sequence[str] = (), seeds: Sequence[int] | None = None, scale: str | None = None
+) -> AblationSpec:
+    """Read an ablation from a TOML file, at one of its scales, and apply `key=value` overrides to its baseline.
 
     Raises:
         SpecError: the file, the key, what was expected, and the nearest known key.
@@ -133,14 +156,21 @@ def load_ablation(path: Path, overrides: Sequence[str] = (), seeds: Sequence[int
     except tomllib.TOMLDecodeError as error:
         raise SpecError(f"{path}: not valid TOML: {error}") from error
     tree.setdefault("name", path.stem)
-    return build_ablation(tree, source=str(path), overrides=overrides, seeds=seeds)
+    return build_ablation(tree, source=str(path), overrides=overrides, seeds=seeds, scale=scale)
 
 
 def build_ablation(
-    tree: Mapping[str, Any], *, source: str, overrides: Sequence[str] = (), seeds: Sequence[int] | None = None
+    tree: Mapping[str, Any],
+    *,
+    source: str,
+    overrides: Sequence[str] = (),
+    seeds: Sequence[int] | None = None,
+    scale: str | None = None,
 ) -> AblationSpec:
     """Validate a parsed ablation, with overrides applied to the baseline. Raises SpecError as `load_ablation` does."""
     merged: dict[str, Any] = copy.deepcopy(dict(tree))
+    if scale is not None:
+        merged = at_scale(validate(AblationSpec, merged, source), scale, source)
     baseline = merged.setdefault("baseline", {})
     if not isinstance(baseline, dict):
         raise SpecError(f"{source}: key `baseline`: expected a table, got {type(baseline).__name__}")
@@ -152,6 +182,30 @@ def build_ablation(
     spec = validate(AblationSpec, merged, source)
     validate(RunSpec, spec.baseline, source, prefix="baseline.")
     return spec
+
+
+def at_scale(spec: AblationSpec, name: str, source: str) -> dict[str, Any]:
+    """Return an ablation's tree at one of its scales, named `<ablation>.<scale>`. Raises SpecError where it has none such."""
+    if name not in spec.scale:
+        known = ", ".join(sorted(spec.scale))
+        hint = f"Its scales: {known}." if known else "It has no other scale; use --set to change single keys."
+        raise SpecError(f"{source}: no scale {name!r}. {hint}")
+    chosen = spec.scale[name]
+    tree = spec.model_dump(mode="json", exclude={"scale"}, exclude_unset=True)
+    tree |= {"name": f"{spec.name}.{name}", "differences": [*spec.differences, *chosen.differences]}
+    where = f"{source}: scale {name!r}"
+    for key, value in chosen.set.items():
+        set_dotted(tree.setdefault("baseline", {}), key, value, source=where)
+    if chosen.axes:
+        tree["axes"] = [axis.model_dump(mode="json", exclude_unset=True) for axis in chosen.axes]
+    if chosen.seeds:
+        tree["seeds"] = list(chosen.seeds)
+    variants = {variant["label"]: variant for axis in tree.get("axes", ()) for variant in axis.get("variants", ())}
+    for label, changes in chosen.variants.items():
+        if label not in variants:
+            raise SpecError(f"{where} changes the variant {label!r}, and no axis has one of that label")
+        variants[label]["set"] |= changes
+    return tree
 
 
 def build_run(overrides: Sequence[str], *, base: Mapping[str, Any] | None = None, source: str = "--set") -> RunSpec:

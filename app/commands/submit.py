@@ -21,6 +21,10 @@ def submit(
     seeds: Annotated[
         str | None, typer.Option(metavar="N|A,B,...", help="So many seeds, or exactly these.", show_default=False)
     ] = None,
+    scale: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="A smaller version that the file defines: small, tiny.", show_default=False),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would run; write nothing.")] = False,
     follow: Annotated[bool, typer.Option("--follow", help="Show progress to the end, then the table.")] = False,
     name: Annotated[str | None, typer.Option(help="Another name for the ablation.", show_default=False)] = None,
@@ -31,7 +35,7 @@ def submit(
 ) -> None:
     """Queue every run of an ablation and return at once; the runs go on when this terminal closes."""
     check_executor(executor)
-    spec, plan = _read(ablation, overrides or [], parse_seeds(seeds), name)
+    spec, plan = _read(ablation, overrides or [], parse_seeds(seeds), name, scale)
     if dry_run:
         from app.plan import print_plan
 
@@ -50,7 +54,7 @@ def submit(
 
 
 def _read(
-    ablation: str, overrides: list[str], seeds: list[int] | None, name: str | None
+    ablation: str, overrides: list[str], seeds: list[int] | None, name: str | None, scale: str | None
 ) -> tuple[AblationSpec, list[PlannedRun]]:
     """Validate and expand. Everything that can be wrong with the input comes to light here, before anything is written."""
     from app.plan import with_absolute_paths
@@ -58,7 +62,7 @@ def _read(
     from workers.ablation import AblationSpec, load_ablation, plan_runs, validate
 
     path = find_ablation(ablation)
-    spec = load_ablation(path, overrides, seeds)
+    spec = load_ablation(path, overrides, seeds, scale)
     if name is not None:
         spec = validate(AblationSpec, {**spec.model_dump(mode="json"), "name": name}, "--name")
     plan = plan_runs(spec, str(path))

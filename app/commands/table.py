@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from app.errors import bad_input
+
+if TYPE_CHECKING:
+    from storage.queries import AblationRow
+    from storage.rows import RunRow
 
 FORMATS = ("text", "md", "csv", "latex", "json")
 
@@ -25,6 +29,9 @@ def table(
         str | None, typer.Option(metavar="AXIS,...", help="Axes that make the columns.", show_default=False)
     ] = None,
     form: Annotated[str, typer.Option("--format", help=f"One of {', '.join(FORMATS)}.")] = "text",
+    check: Annotated[
+        bool, typer.Option("--check", help="Beside the paper's numbers, and which of its claims hold; 1 if one fails.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
 ) -> None:
     """Print an ablation's matrix; the best mean is bold, and only completed runs count."""
@@ -37,6 +44,9 @@ def table(
     with reader(context) as store:
         ablation = store.ablation(store.resolve_ablation(ref))
         runs = store.runs(ablation_id=ablation.id, include_archived=ablation.archived)
+    if check:
+        _check_paper(ablation, runs, as_json=as_json or form == "json")
+        return
     _check_metric(metric, {key for run in runs for key in run.metrics})
     _check_axes(ablation.axes, _split(rows), "--rows")
     _check_axes(ablation.axes, _split(columns), "--columns")
@@ -45,6 +55,18 @@ def table(
     except ValueError as error:
         bad_input(str(error))
     print_matrix(matrix, "json" if as_json else form, title=title_of(ablation))
+
+
+def _check_paper(ablation: AblationRow, runs: list[RunRow], *, as_json: bool) -> None:
+    from app.paper import compare, print_comparison, published_of
+
+    published = published_of(ablation)
+    if published is None:
+        bad_input(f"--check: {ablation.name} quotes no paper; its file would do so in a table [paper]")
+    comparison = compare(ablation, published, runs)
+    print_comparison(comparison, as_json=as_json)
+    if any(verdict.outcome == "fails" for _, verdict in comparison.verdicts):
+        raise typer.Exit(1)
 
 
 def _split(text: str | None) -> list[str] | None:

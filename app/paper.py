@@ -1,0 +1,165 @@
+"""An ablation's results beside the numbers of the paper that it repeats, and whether the paper's claims hold."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from storage.queries import AblationRow
+    from storage.rows import RunRow
+    from workers.published import Expectation, Published, Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """One trial: the paper's number in the unit of our metric (NaN: none) and ours over seeds; `n` 0 where none is done."""
+
+    label: str
+    paper: float
+    mean: float
+    std: float | None
+    n: int
+
+    @property
+    def difference(self) -> float:
+        """Ours less the paper's; NaN where one is missing."""
+        return self.mean - self.paper
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """A table beside its paper."""
+
+    published: Published
+    metric: str
+    direction: str
+    rows: list[Compared]
+    verdicts: list[tuple[Expectation, Verdict]]
+
+
+def published_of(ablation: AblationRow) -> Published | None:
+    """Return what the ablation's file says of a paper, or None."""
+    from workers.published import Published
+
+    tree = (ablation.spec or {}).get("paper")
+    # tuples became lists in the store's JSON, so the strict model reads JSON again
+    return None if not tree else Published.model_validate_json(_json(tree))
+
+
+def compare(ablation: AblationRow, published: Published, runs: Iterable[RunRow]) -> Comparison:
+    """Compare an ablation's completed runs with the paper's numbers, trial by trial."""
+    from workers.published import judge
+
+    every = list(runs)
+    metric = published.metric or ablation.metric
+    ours = _means(ablation, published, every, metric)
+    labels = dict.fromkeys([*ours, *(label for label in published.values if label not in ours)])
+    rows = []
+    for label in labels:
+        mean, std, n = ours.get(label, (math.nan, None, 0))
+        paper = published.values.get(label, math.nan) * published.factor
+        rows.append(Compared(label, paper, mean, std, n))
+    verdicts = []
+    for expectation in published.expect:
+        measured = _means(ablation, published, every, expectation.metric or metric)
+        verdicts.append((expectation, judge(expectation, {label: mean for label, (mean, _, _) in measured.items()})))
+    return Comparison(published, metric, ablation.direction, rows, verdicts)
+
+
+def print_comparison(comparison: Comparison, *, as_json: bool) -> None:
+    """Print trials with paper, ours, difference and ranks, then the claims; what is talk goes to stderr."""
+    from app.console import data_json, say, table
+    from app.grid import Grid, Layout
+
+    if as_json:
+        data_json(_as_json(comparison))
+        return
+    ranks = [
+        _ranks([getattr(row, name) for row in comparison.rows], comparison.direction) for name in ("paper", "mean")
+    ]
+    differences = comparison.published.comparable
+    lines = [
+        [
+            row.label,
+            _number(row.paper if differences else row.paper / comparison.published.factor),
+            _ours(row),
+            *([_number(row.difference, signed=True)] if differences else []),
+            f"{ranks[0][place]} / {ranks[1][place]}",
+        ]
+        for place, row in enumerate(comparison.rows)
+    ]
+    header = ["trial", "paper", "ours", *(["difference"] if differences else []), "ranks"]
+    table(Grid(header, lines, Layout(right=header[1:], shrink=("trial",))))
+    claims = [[verdict.outcome, expectation.claim, verdict.detail] for expectation, verdict in comparison.verdicts]
+    table(Grid(["claim", "what the paper expects", "seen"], claims, Layout(wrap="seen")))
+    unit = "" if differences else "; the paper's data differ, so compare ranks"
+    say(f"{comparison.metric}: mean ± std (n) over seeds{unit}. Paper: {comparison.published.source}")
+
+
+def _means(
+    ablation: AblationRow, published: Published, runs: list[RunRow], metric: str
+) -> dict[str, tuple[float, float | None, int]]:
+    """Return mean, deviation and n by label; where an axis' best value counts, those of the best."""
+    from storage.matrix import mean_and_std
+
+    grouped: dict[str, dict[tuple[str, ...], list[float]]] = {}
+    kept = [axis for axis in ablation.axes if axis not in published.best_over]
+    for run in runs:
+        label = " · ".join(run.axis_labels.get(axis, "") for axis in kept)
+        rest = tuple(run.axis_labels.get(axis, "") for axis in published.best_over)
+        values = grouped.setdefault(label, {}).setdefault(rest, [])
+        value = run.metrics.get(metric, math.nan)
+        if run.status == "completed" and not math.isnan(value):
+            values.append(value)
+    means: dict[str, tuple[float, float | None, int]] = {}
+    sign = -1 if ablation.direction == "min" else 1
+    for label, groups in grouped.items():
+        done = [(*mean_and_std(values), len(values)) for values in groups.values() if values]
+        means[label] = max(done, key=lambda found: sign * found[0], default=(math.nan, None, 0))
+    return means
+
+
+def _ranks(values: list[float], direction: str) -> list[str]:
+    """Return each value's place, the best first; ties share one, and what is missing has `–`."""
+    sign = -1 if direction == "min" else 1
+    known = [sign * value for value in values if not math.isnan(value)]
+    return ["–" if math.isnan(value) else str(1 + sum(other > sign * value for other in known)) for value in values]
+
+
+def _ours(row: Compared) -> str:
+    from storage.matrix import format_mean
+
+    return f"{format_mean(row.mean, row.std)} ({row.n})" if row.n else "–"
+
+
+def _number(value: float, *, signed: bool = False) -> str:
+    if math.isnan(value):
+        return "–"
+    return f"{value:+.3f}" if signed else f"{value:.4g}"
+
+
+def _as_json(comparison: Comparison) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    def plain(row: Mapping[str, Any]) -> dict[str, Any]:
+        return {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in row.items()}
+
+    return {
+        "source": comparison.published.source,
+        "metric": comparison.metric,
+        "comparable": comparison.published.comparable,
+        "trials": [plain({**asdict(row), "difference": row.difference}) for row in comparison.rows],
+        "claims": [
+            {"claim": expectation.claim, "outcome": verdict.outcome, "seen": verdict.detail}
+            for expectation, verdict in comparison.verdicts
+        ],
+    }
+
+
+def _json(tree: Any) -> str:
+    import json
+
+    return json.dumps(tree)
