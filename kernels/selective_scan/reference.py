@@ -37,9 +37,7 @@ def selective_scan_reference(
     h = torch.zeros(batch, d_inner, A.shape[1], dtype=dtype, device=x.device)
     h = h if initial_state is None else initial_state.to(dtype)
     resets = None if reset is None else reset[..., None, None].unbind(1)
-    along = zip(
-        *(values.unbind(1) for values in (dt, dt * u, B, C)), strict=True
-    )  # views: cheap to go back through
+    along = zip(*(values.unbind(1) for values in (dt, dt * u, B, C)), strict=True)  # views: cheap to go back through
     outputs = []
     for t, (now_dt, now_dtx, now_B, now_C) in enumerate(along):
         if resets is not None:

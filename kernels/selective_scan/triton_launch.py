@@ -1,9 +1,8 @@
 """Host side of the forward scan: which configuration serves a shape, and the launches. Deterministic; nothing is timed at run time."""
 
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
-from typing import Literal
 
 import torch
 import triton
@@ -12,45 +11,14 @@ from torch import Tensor
 from kernels.selective_scan.triton_common import INTERPRETED
 from kernels.selective_scan.triton_fwd import scan_kernel
 from kernels.selective_scan.triton_kernels import lean_kernel, pack_kernel, pass_kernel
+from kernels.selective_scan.triton_layout import Configuration
+from kernels.selective_scan.triton_table import SIXTEEN_STATES, SIXTY_FOUR_STATES
 
 CHECKPOINT_STEPS = 32
 """The forward stores the state that enters every position divisible by this; the backward restarts from there."""
 
 CARRIES_IN_REGISTERS = 32
 """Up to so many states are carried along the sequence in registers, more of them in memory; as in `scan_kernel`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Configuration:
-    """How one forward scan is laid out; see README.md of this folder for what the numbers mean."""
-
-    blocks: int
-    """How many lanes of a warp share a channel group: 1, 2, 4, ... 32."""
-    steps: int
-    """Time steps of a tile per such lane; with "time", at most 32."""
-    channels: int
-    """Adjacent channels per thread: 1 or 2."""
-    warps: int
-    lanes: Literal["time", "states"] = "time"
-    """What lanes share: consecutive pieces of the sequence (`scan_kernel`) or the states of a channel (`lean_kernel`)."""
-    splits: int = 1
-    """Programs along the sequence. More than one: three launches instead of one."""
-    packed: bool = True
-    """Whether selective B and C are first repacked to fp32 in the order in which the lanes read them ("states": always)."""
-    fetch: bool = True
-    """Whether what a later tile reads is requested while this one is computed."""
-    registers: int | None = None
-    """Cap on registers per thread."""
-
-    @property
-    def tile(self) -> int:
-        """Time steps of one tile."""
-        return self.blocks * self.steps
-
-    @property
-    def width(self) -> int:
-        """Channels of one program."""
-        return self.warps * (32 // self.blocks) * self.channels
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +78,7 @@ def configuration(shape: Shape) -> Configuration:
         if shape.d_state == 16:
             return _for_sixteen_states(work, shape.seqlen)
         if shape.d_state == 64 and work >= 4096:
-            return Configuration(blocks=8, steps=1, channels=1, warps=4, lanes="states")
+            return SIXTY_FOUR_STATES
     if work >= 12288:
         return Configuration(blocks=4, steps=8, channels=1, warps=4, registers=128)
     if work >= 6144:
@@ -121,13 +89,15 @@ def configuration(shape: Shape) -> Configuration:
 def _for_sixteen_states(work: int, seqlen: int) -> Configuration:
     """The table for Mamba's usual d_state, by batch x d_inner: about a thousand warps fill an H100."""
     if work >= 12288:
-        return Configuration(blocks=4, steps=2, channels=2, warps=4, lanes="states")
+        return SIXTEEN_STATES["many channels"]
     if work >= 6144:
-        return Configuration(blocks=8, steps=1, channels=2, warps=4, lanes="states")
-    splits = min(16384 // work, seqlen // 256)
-    if splits > 1 and work * seqlen >= 2**20:
-        return Configuration(blocks=4, steps=2, channels=2, warps=4, lanes="states", splits=splits)
-    return Configuration(blocks=16, steps=8, channels=1, warps=4, registers=128)
+        return SIXTEEN_STATES["half as many"]
+    if work * seqlen < 2**20:
+        return SIXTEEN_STATES["tiny"]
+    chosen = SIXTEEN_STATES["few, long" if seqlen >= 8192 else "few, short"]
+    # fewer channels than the 2048 of the measured shapes leave room for more splits, short sequences for fewer
+    splits = 1 if chosen.splits == 1 else min(max(1, chosen.splits * 2048 // work), max(1, seqlen // 256))
+    return replace(chosen, splits=splits)
 
 
 def serves(config: Configuration, arguments: "Arguments") -> bool:

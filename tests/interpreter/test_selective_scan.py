@@ -10,15 +10,8 @@ from torch import Tensor
 from kernels.common.choice import ScanImplementation
 from kernels.selective_scan import selective_scan
 from kernels.selective_scan.reference import selective_scan_reference
-from kernels.selective_scan.triton_launch import (
-    CHECKPOINT_STEPS,
-    Arguments,
-    Configuration,
-    Shape,
-    configuration,
-    scan_forward,
-    serves,
-)
+from kernels.selective_scan.triton_launch import CHECKPOINT_STEPS, Arguments, Shape, configuration, scan_forward, serves
+from kernels.selective_scan.triton_layout import Configuration
 from kernels.selective_scan.triton_op import refusal, selective_scan_forward, selective_scan_triton
 
 pytestmark = pytest.mark.interpreter

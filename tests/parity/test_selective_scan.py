@@ -7,7 +7,8 @@ from kernels.bench.problems import Problem, selective_scan_problem
 from kernels.bench.verify import parity, poisoned_buffers, relative_error, repeats_bitwise
 from kernels.selective_scan import selective_scan
 from kernels.selective_scan.reference import selective_scan_reference
-from kernels.selective_scan.triton_launch import Arguments, Configuration, Shape, configuration, scan_forward
+from kernels.selective_scan.triton_launch import Arguments, Shape, configuration, scan_forward
+from kernels.selective_scan.triton_layout import Configuration
 from kernels.selective_scan.triton_op import selective_scan_forward
 
 pytestmark = [
