@@ -30,9 +30,9 @@ def with_absolute_paths(spec: RunSpec, folder: Path) -> RunSpec:
 
     A worker runs in a folder of its own, so a relative path would mean something else there.
     """
-    from workers.specs import TextSpec
+    from workers.specs import DnaSpec, TextSpec
 
-    if not isinstance(spec.task, TextSpec) or spec.task.path is None:
+    if not isinstance(spec.task, TextSpec | DnaSpec) or spec.task.path is None:
         return spec
     given = Path(spec.task.path).expanduser()
     places = list(dict.fromkeys([Path.cwd() / given, folder.absolute() / given]))  # an absolute path stays itself

@@ -133,6 +133,15 @@ class TextSpec(Spec):
     valid_fraction: float = Field(0.05, gt=0, lt=1)
 
 
+class DnaSpec(Spec):
+    """Next-base prediction on a FASTA file, as the paper's section 4.3 does on HG38."""
+
+    name: Literal["dna"] = "dna"
+    path: str = Field(min_length=1, description="a FASTA file, not compressed")
+    seqlen: int = Field(1024, ge=2)
+    valid_fraction: float = Field(0.05, gt=0, lt=1)
+
+
 TaskSpec = Annotated[
     CopyingSpec
     | SelectiveCopyingSpec
@@ -141,6 +150,7 @@ TaskSpec = Annotated[
     | AssociativeRecallSpec
     | ParitySpec
     | ModularArithmeticSpec
-    | TextSpec,
+    | TextSpec
+    | DnaSpec,
     Field(discriminator="name"),
 ]

@@ -18,6 +18,7 @@ from workers.spec_model import Implementation, ModelSpec
 from workers.spec_tasks import (
     AssociativeRecallSpec,
     CopyingSpec,
+    DnaSpec,
     InductionHeadsSpec,
     ModularArithmeticSpec,
     MqarSpec,
@@ -31,6 +32,7 @@ __all__ = [
     "AssociativeRecallSpec",
     "CopyingSpec",
     "Direction",
+    "DnaSpec",
     "Implementation",
     "InductionHeadsSpec",
     "MetricSpec",

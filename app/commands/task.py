@@ -19,7 +19,7 @@ def show(
     name: Annotated[
         str,
         typer.Argument(
-            help="copying, selective-copying, induction-heads, mqar, associative-recall, parity, modular-arithmetic or text."
+            help="copying, selective-copying, induction-heads, mqar, associative-recall, parity, modular-arithmetic, text or dna."
         ),
     ],
     overrides: Annotated[

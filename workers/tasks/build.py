@@ -7,6 +7,7 @@ import torch
 from workers.specs import (
     AssociativeRecallSpec,
     CopyingSpec,
+    DnaSpec,
     InductionHeadsSpec,
     ModularArithmeticSpec,
     MqarSpec,
@@ -18,6 +19,7 @@ from workers.specs import (
 from workers.tasks.associative_recall import AssociativeRecallTask
 from workers.tasks.base import Task
 from workers.tasks.copying import CopyingTask
+from workers.tasks.dna import DnaTask
 from workers.tasks.formal import ModularArithmeticTask, ParityTask
 from workers.tasks.induction_heads import InductionHeadsTask
 from workers.tasks.mqar import MqarTask
@@ -48,6 +50,8 @@ def build_task(spec: TaskSpec) -> Task:
             return ModularArithmeticTask(spec)
         case TextSpec():
             return TextTask(spec)
+        case DnaSpec():
+            return DnaTask(spec)
 
 
 def describe_example(task: Task, seed: int) -> str:

@@ -25,7 +25,11 @@ class ByteStream:
         files = [file for file in _find(path) if file.stat().st_size]
         if not files:
             raise TaskError(f"task.path {str(path)!r} holds no text: every file is empty. Name a file with text.")
-        self._parts = [_map(file) for file in files]
+        self._hold([_map(file) for file in files])
+
+    def _hold(self, parts: list[Tensor]) -> None:
+        """Read from these from now on, uint8 and one-dimensional."""
+        self._parts = parts
         sizes = torch.tensor([0] + [part.numel() for part in self._parts])
         self._starts = sizes.cumsum(0)
         self._resident: dict[torch.device, Tensor] = {}

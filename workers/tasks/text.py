@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from workers.errors import TaskError
-from workers.specs import TextSpec
+from workers.specs import DnaSpec, TextSpec
 from workers.tasks.base import Batch, EvalTotals, evaluation_seed, mean_metrics
 from workers.tasks.bytestream import ByteStream
 
@@ -27,19 +27,20 @@ class TextTask:
     """Predict the next byte. Raises TaskError where the path is missing, empty, binary or too small."""
 
     vocab_size = 256
+    unit = "bytes"
 
-    def __init__(self, spec: TextSpec) -> None:
+    def __init__(self, spec: TextSpec | DnaSpec) -> None:
         self.name: str = spec.name
         self.seqlen = spec.seqlen
         self.path = BUNDLED if spec.path is None else Path(spec.path).expanduser()
-        self._bytes = ByteStream(self.path)
+        self._bytes = self._open(self.path)
         total, window = len(self._bytes), spec.seqlen + 1
         self.split = total - round(total * spec.valid_fraction)
         for part, size in (("training", self.split), ("held-out", total - self.split)):
             if size < window:
                 raise TaskError(
-                    f"task.path {str(self.path)!r} is too small: its {part} part has {size} of {total} bytes and a window "
-                    f"needs {window} (task.seqlen + 1). Use more text, a smaller task.seqlen or another "
+                    f"task.path {str(self.path)!r} is too small: its {part} part has {size} of {total} {self.unit} and a window "
+                    f"needs {window} (task.seqlen + 1). Use a longer file, a smaller task.seqlen or another "
                     f"task.valid_fraction (now {spec.valid_fraction})."
                 )
         self.heldout_windows = (total - self.split - 1) // spec.seqlen
@@ -70,6 +71,9 @@ class TextTask:
         """Return the first window's inputs and targets as text; bytes that are no UTF-8 appear as `\\x..`."""
         rows = (("inputs ", batch.inputs[0]), ("targets", batch.targets[0]))
         return "\n".join(f"{label} {_decode(tokens)!r}" for label, tokens in rows)
+
+    def _open(self, path: Path) -> ByteStream:
+        return ByteStream(path)
 
     def _windows(self, starts: Tensor, device: torch.device | str) -> Batch:
         window = self._bytes.read(starts, self.seqlen + 1, device)
