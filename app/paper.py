@@ -69,14 +69,29 @@ def compare(ablation: AblationRow, published: Published, runs: Iterable[RunRow])
     return Comparison(published, metric, ablation.direction, rows, verdicts)
 
 
-def print_comparison(comparison: Comparison, *, as_json: bool) -> None:
-    """Print trials with paper, ours, difference and ranks, then the claims; what is talk goes to stderr."""
-    from app.console import data_json, say, table
+def print_comparison(comparison: Comparison, form: str) -> None:
+    """Print trials with paper, ours, difference and ranks, then the claims, as text, Markdown (`md`) or `json`."""
+    from app.console import data, data_json, say, table
     from app.grid import Grid, Layout
 
-    if as_json:
+    if form == "json":
         data_json(_as_json(comparison))
         return
+    header, lines = _trials(comparison)
+    claims = [[verdict.outcome, expectation.claim, verdict.detail] for expectation, verdict in comparison.verdicts]
+    titles = ["claim", "what the paper expects", "seen"]
+    unit = "" if comparison.published.comparable else "; the paper's data differ, so compare ranks"
+    legend = f"{comparison.metric}: mean ± std (n) over seeds{unit}. Paper: {comparison.published.source}"
+    if form == "md":
+        data("\n".join([*_markdown(header, lines), "", *_markdown(titles, claims), "", legend]))
+        return
+    table(Grid(header, lines, Layout(right=header[1:], shrink=("trial",))))
+    table(Grid(titles, claims, Layout(wrap="seen")))
+    say(legend)
+
+
+def _trials(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
+    """Return header and rows of the trials; the paper's number is as printed where units differ."""
     ranks = [
         _ranks([getattr(row, name) for row in comparison.rows], comparison.direction) for name in ("paper", "mean")
     ]
@@ -91,12 +106,13 @@ def print_comparison(comparison: Comparison, *, as_json: bool) -> None:
         ]
         for place, row in enumerate(comparison.rows)
     ]
-    header = ["trial", "paper", "ours", *(["difference"] if differences else []), "ranks"]
-    table(Grid(header, lines, Layout(right=header[1:], shrink=("trial",))))
-    claims = [[verdict.outcome, expectation.claim, verdict.detail] for expectation, verdict in comparison.verdicts]
-    table(Grid(["claim", "what the paper expects", "seen"], claims, Layout(wrap="seen")))
-    unit = "" if differences else "; the paper's data differ, so compare ranks"
-    say(f"{comparison.metric}: mean ± std (n) over seeds{unit}. Paper: {comparison.published.source}")
+    return ["trial", "paper", "ours", *(["difference"] if differences else []), "ranks"], lines
+
+
+def _markdown(header: list[str], rows: list[list[str]]) -> list[str]:
+    """Return a table's lines; a bar inside a cell is escaped, as it would end the cell."""
+    escaped = [[cell.replace("|", r"\|") for cell in row] for row in rows]
+    return [f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *escaped)]
 
 
 def _means(

@@ -45,7 +45,7 @@ def table(
         ablation = store.ablation(store.resolve_ablation(ref))
         runs = store.runs(ablation_id=ablation.id, include_archived=ablation.archived)
     if check:
-        _check_paper(ablation, runs, as_json=as_json or form == "json")
+        _check_paper(ablation, runs, "json" if as_json else form)
         return
     _check_metric(metric, {key for run in runs for key in run.metrics})
     _check_axes(ablation.axes, _split(rows), "--rows")
@@ -57,14 +57,16 @@ def table(
     print_matrix(matrix, "json" if as_json else form, title=title_of(ablation))
 
 
-def _check_paper(ablation: AblationRow, runs: list[RunRow], *, as_json: bool) -> None:
+def _check_paper(ablation: AblationRow, runs: list[RunRow], form: str) -> None:
     from app.paper import compare, print_comparison, published_of
 
+    if form not in ("text", "md", "json"):
+        bad_input(f"--check: got --format {form!r}, expected text, md or json")
     published = published_of(ablation)
     if published is None:
         bad_input(f"--check: {ablation.name} quotes no paper; its file would do so in a table [paper]")
     comparison = compare(ablation, published, runs)
-    print_comparison(comparison, as_json=as_json)
+    print_comparison(comparison, form)
     if any(verdict.outcome == "fails" for _, verdict in comparison.verdicts):
         raise typer.Exit(1)
 

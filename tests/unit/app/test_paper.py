@@ -98,6 +98,19 @@ def test_json_has_every_digit_and_null_for_what_is_missing(call: Call, home: Hom
     assert [claim["outcome"] for claim in answer["claims"]] == ["holds", "unknown", "unknown"]
 
 
+def test_markdown_holds_both_tables_and_the_source(call: Call, home: HomePaths) -> None:
+    fill(home, {("s6", "0.1"): 0.97, ("s4d", "0.1"): 0.45})
+    lines = call("table", "study", "--check", "--format", "md").stdout.splitlines()
+    assert lines[:3] == [
+        "| trial | paper | ours | difference | ranks |",
+        "| --- | --- | --- | --- | --- |",
+        "| s6 | 0.99 | 0.970 (1) | -0.020 | 1 / 1 |",
+    ]
+    assert "| holds | s6 solves it | s6 0.97 |" in lines
+    assert lines[-1].endswith("Paper: Someone 2023, Table 1")
+    assert call("table", "study", "--check", "--format", "latex").code == 2
+
+
 def test_an_ablation_without_a_paper_cannot_be_checked(call: Call, lab: Lab) -> None:
     done = call("table", "demo", "--check")
     assert done.code == 2
