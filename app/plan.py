@@ -76,8 +76,9 @@ def print_plan(spec: AblationSpec, plan: Sequence[PlannedRun], *, as_json: bool)
 
     trials = plan_trials(plan)
     tokens = sum(trial.tokens for trial in trials) * len(spec.seeds)
+    operations = 6 * sum(trial.parameters * trial.tokens for trial in trials) * len(spec.seeds)
     if as_json:
-        data_json(_as_json(spec, trials, len(plan), tokens))
+        data_json(_as_json(spec, trials, len(plan), tokens) | {"flops": operations})
         return
     titles = [axis.title for axis in spec.axes]
     rows = [
@@ -94,7 +95,8 @@ def print_plan(spec: AblationSpec, plan: Sequence[PlannedRun], *, as_json: bool)
     layout = Layout(right=("trial", "parameters", "steps", "tokens"), shrink=(*titles, "seeds"))
     table(Grid(["trial", *titles, "seeds", "parameters", "steps", "tokens"], rows, layout))
     say(
-        f"{spec.name}: {len(trials)} trials x {len(spec.seeds)} seeds = {len(plan)} runs, {large(tokens)} tokens in all; "
+        f"{spec.name}: {len(trials)} trials x {len(spec.seeds)} seeds = {len(plan)} runs, {large(tokens)} tokens in all, "
+        f"about {operations:.1e} floating-point operations (6 x parameters x tokens); "
         f"decided by {spec.metric.key} ({spec.metric.direction}). Nothing was written."
     )
     if spec.paper is not None:

@@ -52,6 +52,7 @@ class ModelSpec(Spec):
         "s4"  # of B and C that are not selective (not stated); s4: B 1, C normal
     )
     s4d_init: Literal["lin", "inv", "real", "legs"] = "lin"
+    s4d_tied: bool = False  # one A for all channels, as S4's n_ssm = 1
     s4d_mode: Literal["convolution", "recurrence"] = "convolution"
     h3_shift: Literal["ssm", "conv", "conv-qkv"] = (
         "ssm"  # of k: shift SSM or conv of d_conv; conv-qkv: all three, Hyena's

@@ -84,7 +84,7 @@ def _inner(spec: ModelSpec, width: int) -> int:
         case "s6":
             return skip + _s6(spec, width)
         case "s4d":  # dt; A and C: d_state reals or d_state / 2 complex numbers each
-            return skip + width + width * spec.d_state * 2
+            return skip + width + (width + (1 if spec.s4d_tied else width)) * spec.d_state
         case "hyena":
             return skip + _hyena(spec, width)
 

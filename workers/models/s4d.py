@@ -42,8 +42,9 @@ class S4D(Inner):
         real, imaginary = _initial_a(spec)
         self.n = len(real)  # states kept
         self.log_dt = nn.Parameter(log_uniform(self.d_inner, spec.dt_min, spec.dt_max))
-        self.A_log = nn.Parameter((-real).log().repeat(self.d_inner, 1))
-        self.A_imag = None if imaginary is None else nn.Parameter(imaginary.repeat(self.d_inner, 1))
+        kinds = 1 if spec.s4d_tied else self.d_inner
+        self.A_log = nn.Parameter((-real).log().repeat(kinds, 1))
+        self.A_imag = None if imaginary is None else nn.Parameter(imaginary.repeat(kinds, 1))
         parts = 1 if imaginary is None else 2
         self.C = nn.Parameter(torch.randn(self.d_inner, self.n, parts) * parts**-0.5)  # unit variance
         self.D = nn.Parameter(torch.randn(self.d_inner)) if spec.skip else None

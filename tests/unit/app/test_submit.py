@@ -58,6 +58,8 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(call: Call, mine: Path, ho
     assert first[4:] == ["10", "400"]  # 10 steps of 2 sequences of 16 + 4 tokens
     assert int(second[3].replace(",", "")) > int(first[3].replace(",", "")) > 10_000
     assert "2 trials x 2 seeds = 4 runs" in done.stderr
+    operations = sum(6 * 2 * 400 * int(line[3].replace(",", "")) for line in (first, second))
+    assert f"about {operations:.1e} floating-point operations" in done.stderr
     assert not home.root.exists()
 
 

@@ -41,6 +41,8 @@ SWITCHES: dict[str, dict[str, Any]] = {
     "attention-mlp": {"mixer": "attention", "mlp_ratio": 4},
     "untied": {"tie_embeddings": False},
     "constant-normal": {"selective_b": False, "selective_c": False, "constant_init": "normal"},
+    "s4d-tied": {"inner": "s4d", "s4d_tied": True},
+    "s4d-tied-real": {"inner": "s4d", "s4d_tied": True, "s4d_init": "real"},
     "s4d-legs": {"inner": "s4d", "s4d_init": "legs"},
     "hyena": {"inner": "hyena", "hyena_l_max": 32, "hyena_emb": 5, "hyena_width": 8},
     "hyena-learned": {
