@@ -88,6 +88,8 @@ def configuration(shape: Shape) -> Configuration:
 
 def _for_sixteen_states(work: int, seqlen: int) -> Configuration:
     """The table for Mamba's usual d_state, by batch x d_inner: about a thousand warps fill an H100."""
+    if work >= 32768:
+        return SIXTEEN_STATES["most channels"]
     if work >= 12288:
         return SIXTEEN_STATES["many channels"]
     if work >= 6144:

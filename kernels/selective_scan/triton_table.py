@@ -6,10 +6,11 @@ A fixed table: the same shape always computes the same bits, whatever the machin
 from kernels.selective_scan.triton_layout import Configuration
 
 SIXTEEN_STATES = {
-    "many channels": Configuration(blocks=4, steps=2, channels=2, warps=4, lanes="states"),
-    "half as many": Configuration(blocks=8, steps=1, channels=2, warps=4, lanes="states"),
+    "most channels": Configuration(blocks=4, steps=2, channels=2, warps=4, lanes="states"),
+    "many channels": Configuration(blocks=8, steps=1, channels=2, warps=4, lanes="states", registers=128),
+    "half as many": Configuration(blocks=8, steps=1, channels=2, warps=4, lanes="states", registers=128),
     "few, long": Configuration(blocks=4, steps=2, channels=2, warps=4, lanes="states", splits=8),
     "few, short": Configuration(blocks=4, steps=2, channels=2, warps=4, lanes="states", splits=8),
-    "tiny": Configuration(blocks=16, steps=8, channels=1, warps=4, registers=128),
+    "tiny": Configuration(blocks=16, steps=1, channels=1, warps=4, lanes="states"),
 }
-SIXTY_FOUR_STATES = Configuration(blocks=8, steps=1, channels=1, warps=4, lanes="states")
+SIXTY_FOUR_STATES = Configuration(blocks=4, steps=8, channels=1, warps=4, registers=128)
