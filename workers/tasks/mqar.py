@@ -39,10 +39,10 @@ class MqarTask(SyntheticTask):
 
     def sample(self, generator: torch.Generator, batch_size: int, device: torch.device | str) -> Batch:
         """Return a batch of `seqlen` positions; the number of pairs is drawn for each sequence where there are several."""
-        counts = torch.tensor(self.counts, device=device)
-        if len(self.counts) > 1:
-            counts = counts[torch.randint(0, len(counts), (batch_size,), generator=generator, device=device)]
-        return self._sample(generator, counts.expand(batch_size)[:, None], device)
+        if len(self.counts) == 1:  # nothing to draw, and nothing to copy to the device at every step
+            return self.held_out(generator, batch_size, device)
+        choice = torch.randint(0, len(self.counts), (batch_size, 1), generator=generator, device=device)
+        return self._sample(generator, torch.tensor(self.counts, device=device)[choice], device)
 
     def held_out(self, generator: torch.Generator, batch_size: int, device: torch.device | str) -> Batch:
         """Return held-out sequences, all with the largest number of pairs."""
