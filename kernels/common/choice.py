@@ -7,6 +7,7 @@ tracing (so compiled code is recorded too) instead of breaking the graph on the 
 import importlib.util
 import logging
 import os
+from collections.abc import Callable
 from functools import cache
 from typing import Literal, cast
 
@@ -19,7 +20,11 @@ ScanImplementation = Literal["auto", "reference", "chunked", "triton"]
 Implementation = Literal["auto", "reference", "torch", "triton"]
 Resolved = Literal["reference", "chunked", "torch", "triton"]
 
+Layout = dict[str, int | bool | str | None]
+"""How a kernel divides its work: block sizes, warps and the like."""
+
 _used: dict[str, set[str]] = {}
+_layouts: dict[str, dict[str, Layout]] = {}
 
 
 def used() -> dict[str, list[str]]:
@@ -27,9 +32,22 @@ def used() -> dict[str, list[str]]:
     return {op: sorted(names) for op, names in sorted(_used.items())}
 
 
+def layouts() -> dict[str, dict[str, Layout]]:
+    """Which layout each op's Triton kernel ran with, by shape: {op: {shape: layout}}. For a run's record."""
+    return {op: dict(by_shape) for op, by_shape in sorted(_layouts.items())}
+
+
+def record_layout(op: str, shape: str, describe: Callable[[], Layout]) -> None:
+    """Remember the layout that serves a shape; `describe` is asked the first time alone."""
+    by_shape = _layouts.setdefault(op, {})
+    if shape not in by_shape:
+        by_shape[shape] = describe()
+
+
 def reset_used() -> None:
     """Forget what ran. What compiled code already traced is not recorded again until it is traced again."""
     _used.clear()
+    _layouts.clear()
 
 
 def resolve(op: str, requested: str, plain: str, device_type: str, triton_refusal: str) -> Resolved:

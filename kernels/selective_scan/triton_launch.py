@@ -2,12 +2,13 @@
 
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import torch
 import triton
 from torch import Tensor
 
+from kernels.common.choice import Layout, record_layout
 from kernels.selective_scan.triton_common import INTERPRETED
 from kernels.selective_scan.triton_fwd import scan_kernel
 from kernels.selective_scan.triton_kernels import lean_kernel, pack_kernel, pass_kernel
@@ -107,7 +108,7 @@ def serves(config: Configuration, arguments: "Arguments") -> bool:
     return config.lanes == "time" or (arguments.lean and arguments.ngroups == 1)
 
 
-def describe(config: Configuration) -> dict[str, int | bool | str | None]:
+def describe(config: Configuration) -> Layout:
     """Return a configuration for a run's record."""
     return asdict(config)
 
@@ -121,6 +122,7 @@ def scan_forward(
     d_state = arguments.A.shape[1]
     config = config or configuration(arguments.shape)
     assert serves(config, arguments)
+    record_layout("selective_scan", f"{batch}x{d_inner}x{seqlen}x{d_state}", partial(describe, config))
     device = x.device
     y = torch.empty(x.shape, dtype=x.dtype, device=device)
     final_state = torch.empty(batch, d_inner, d_state, dtype=torch.float32, device=device)

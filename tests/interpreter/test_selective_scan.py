@@ -7,10 +7,19 @@ import pytest
 import torch
 from torch import Tensor
 
+from kernels.common import choice
 from kernels.common.choice import ScanImplementation
 from kernels.selective_scan import selective_scan
 from kernels.selective_scan.reference import selective_scan_reference
-from kernels.selective_scan.triton_launch import CHECKPOINT_STEPS, Arguments, Shape, configuration, scan_forward, serves
+from kernels.selective_scan.triton_launch import (
+    CHECKPOINT_STEPS,
+    Arguments,
+    Shape,
+    configuration,
+    describe,
+    scan_forward,
+    serves,
+)
 from kernels.selective_scan.triton_layout import Configuration
 from kernels.selective_scan.triton_op import refusal, selective_scan_forward, selective_scan_triton
 
@@ -237,3 +246,11 @@ def test_the_table_of_configurations_is_fixed_and_serves_every_shape() -> None:
         assert serves(configuration(arguments.shape), arguments)
     shape = Shape(8, 2048, 2048, 16)
     assert all(a == b for a, b in pairwise([configuration(shape) for _ in range(3)]))
+
+
+def test_the_layout_that_ran_is_recorded() -> None:
+    choice.reset_used()
+    x = torch.randn(1, 5, 6)
+    selective_scan(x, x, -torch.rand(6, 3), torch.randn(1, 5, 3), torch.randn(1, 5, 3), implementation="triton")
+    expected = describe(configuration(Shape(1, 6, 5, 3)))
+    assert choice.layouts() == {"selective_scan": {"1x6x5x3": expected}}

@@ -120,6 +120,8 @@ class TrainingLoop:
         if not self._noted_implementation:
             self._noted_implementation = True
             self.context.sink.note("implementation", {op: list(names) for op, names in choice.used().items()})
+            if choice.layouts():
+                self.context.sink.note("layout", choice.layouts())
 
     def _update(self, step: int, *, measure: bool) -> Tensor | None:
         """Do one optimizer update; return the batch's accuracy (a scalar on the device) where it is to be measured."""

@@ -104,3 +104,20 @@ def test_compiled_code_is_recorded_when_traced() -> None:
     compiled = torch.compile(lambda x: rms_norm(x, one).y, backend="eager", fullgraph=True)
     torch.testing.assert_close(compiled(2 * row), rms_norm(2 * row, one).y)
     assert choice.used() == {"rms_norm": ["torch"]}
+
+
+def test_layouts_are_remembered_by_op_and_shape_and_forgotten_with_the_rest() -> None:
+    asked: list[int] = []
+
+    def describe() -> choice.Layout:
+        asked.append(1)
+        return {"warps": 4, "splits": None}
+
+    for shape in ("1x2x3x4", "1x2x3x4", "5x6x7x8"):
+        choice.record_layout("selective_scan", shape, describe)
+    assert choice.layouts() == {
+        "selective_scan": {"1x2x3x4": {"warps": 4, "splits": None}, "5x6x7x8": {"warps": 4, "splits": None}}
+    }
+    assert len(asked) == 2
+    choice.reset_used()
+    assert choice.layouts() == {}
