@@ -55,8 +55,7 @@ def act_on_cancellations(paths: HomePaths) -> None:
     """
     from storage.repository import Repository
     from storage.status import RequestKind
-    from workers.jobs.lock import read_record
-    from workers.jobs.submission import SubmitOptions, controller_alive, ensure_controller
+    from workers.jobs.submission import controller_alive, ensure_controller
 
     if controller_alive(paths):
         return
@@ -67,9 +66,33 @@ def act_on_cancellations(paths: HomePaths) -> None:
                 repository.settle_request(request.id, done=True, outcome="cancelled before it started", now=now)
         left = bool(repository.pending_requests())
     if left:
-        last = read_record(paths)
-        executor = DEFAULT_EXECUTOR if last is None else last.executor
-        if executor == "inline":  # its process is gone and needs no other; what it left is found by any controller
-            executor = "subprocess"
-        address = None if last is None else last.address or None
-        ensure_controller(paths, SubmitOptions(command=command_line(), executor=executor, address=address))
+        ensure_controller(paths, options_of_the_last(paths))
+
+
+def go_on_with_the_queue(paths: HomePaths) -> None:
+    """Start a controller like the last one where runs or requests wait for one. Raises ControllerError."""
+    from workers.jobs.submission import ensure_controller
+
+    ensure_controller(paths, options_of_the_last(paths))
+
+
+def options_of_the_last(paths: HomePaths) -> SubmitOptions:
+    """Return options for a controller like the last one of the store; Ray's where there was none."""
+    from workers.jobs.lock import read_record
+    from workers.jobs.submission import SubmitOptions
+
+    last = read_record(paths)
+    executor = DEFAULT_EXECUTOR if last is None else last.executor
+    if executor == "inline":  # its process is gone and needs no other; what it left is found by any controller
+        executor = "subprocess"
+    return SubmitOptions(
+        command=command_line(), executor=executor, address=None if last is None else last.address or None
+    )
+
+
+def wake(paths: HomePaths, kind: str) -> None:
+    """Have a request of this kind acted on: `cancel` starts nothing that waits, `retry` goes on with the queue."""
+    if kind == "cancel":
+        act_on_cancellations(paths)
+    elif kind == "retry":
+        go_on_with_the_queue(paths)

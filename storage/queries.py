@@ -27,7 +27,7 @@ from storage.rows import (
     RunRow,
 )
 from storage.runlist import RunList, select_runs
-from storage.series import Series, read_series
+from storage.series import Series, read_sample, read_series
 from storage.studylist import select_ablations
 
 __all__ = [
@@ -208,6 +208,11 @@ class Reader:
         """Return a metric's points past a step; none for a metric that the run does not have. Raises NotFound."""
         with self._snapshot() as connection:
             return read_series(connection, self._num(run_id), key, after_step)
+
+    def sample(self, run_id: str, key: str, points: int) -> list[float]:
+        """Return a metric's values at some places spread evenly over its steps, for a small curve. Raises NotFound."""
+        with self._snapshot() as connection:
+            return read_sample(connection, self._num(run_id), key, points)
 
     def latest(self, run_id: str) -> dict[str, LatestValue]:
         """Return each metric's value at its highest step, by name."""

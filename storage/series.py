@@ -43,6 +43,24 @@ def read_series(connection: sqlite3.Connection, num: int, key: str, after_step: 
     return Series(steps, values, at)
 
 
+def read_sample(connection: sqlite3.Connection, num: int, key: str, points: int) -> list[float]:
+    """Return a metric's values at `points` places spread evenly over its steps, the last one included.
+
+    Each is one search in the index: 16 of 200,000 points cost microseconds, where reading all costs a tenth of a second.
+    """
+    found = connection.execute("SELECT id FROM metric_key WHERE name = ?", (key,)).fetchone()
+    last = found and connection.execute("SELECT step FROM latest WHERE run = ? AND key = ?", (num, found[0])).fetchone()
+    if not last:
+        return []
+    query = "SELECT step, value FROM metric WHERE run = ? AND key = ? AND step <= ? ORDER BY step DESC LIMIT 1"
+    rows = {}
+    for place in range(1, points + 1):
+        row = connection.execute(query, (num, found[0], -(-last[0] * place // points))).fetchone()
+        if row is not None:
+            rows[row[0]] = row[1]
+    return list(numbers(tuple(rows.values())))
+
+
 def numbers(values: tuple[float | None, ...]) -> array[float]:
     """Return stored values as floats: NULL is NaN."""
     try:

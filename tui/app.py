@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 import time
 from collections.abc import Callable
@@ -31,7 +32,7 @@ from tui.messages import (
 )
 from tui.screens.runs import RunsScreen
 from tui.settings import load_settings, save_settings, settings_file
-from tui.source import Interest, StoreSource
+from tui.source import StoreSource
 from tui.theme import THEMES
 from tui.widgets.command_log import Done
 
@@ -57,7 +58,7 @@ class MambaLab(App[None]):
         paths: HomePaths,
         *,
         now: Callable[[], float] = time.time,
-        wake_controller: Callable[[], object] | None = None,
+        wake_controller: Callable[[str], object] | None = None,
     ) -> None:
         super().__init__()
         self.paths = paths
@@ -68,6 +69,7 @@ class MambaLab(App[None]):
         self.snapshot = Snapshot()
         self.commands: list[Done] = []
         self.parameters: dict[str, float] = {}
+        self._frozen = False
         self.source = StoreSource(paths, self._post)
         for theme in THEMES:
             self.register_theme(theme)
@@ -94,14 +96,14 @@ class MambaLab(App[None]):
         if self.is_running:
             self.post_message(message)
 
-    def watch_store(self, interest: Interest) -> None:
-        """Have more read than the lists."""
-        self.source.watch(interest)
-
     def writable(self) -> dict[str, Any]:
         """Return whether actions can be written, and why not, for a `Situation`."""
         ready = self.snapshot.state not in (*UNREADABLE, StoreState.LOADING)
-        return {"writable": ready, "why_not_writable": "" if ready else "the store cannot be written now"}
+        return {
+            "writable": ready,
+            "why_not_writable": "" if ready else "the store cannot be written now",
+            "abandoned": self.snapshot.controller is False and self.snapshot.unfinished > 0,
+        }
 
     @property
     def home_name(self) -> str:
@@ -120,18 +122,21 @@ class MambaLab(App[None]):
         if error := save_settings(self.settings_path, self.settings):
             self.notify(error, severity="warning")
 
-    def control(self, what: str, command: str, act: Callable[[], object], *, wakes: bool = False) -> None:
-        """Carry out a write on a thread of its own; its end is posted as `ControlDone`."""
+    def control(self, what: str, command: str, act: Callable[[], object], *, wakes: str = "") -> None:
+        """Carry out a write on a thread of its own; its end is posted as `ControlDone`.
+
+        `wakes` names the kind of request that somebody must act on.
+        """
         self.run_worker(
             partial(self._control, what, command, act, wakes), thread=True, group="control", exit_on_error=False
         )
 
-    def _control(self, what: str, command: str, act: Callable[[], object], wakes: bool) -> None:
+    def _control(self, what: str, command: str, act: Callable[[], object], wakes: str) -> None:
         error = ""
         try:
             act()
             if wakes and self.wake_controller is not None:
-                self.wake_controller()
+                self.wake_controller(wakes)
         except (StorageError, ValueError, OSError) as problem:
             error = str(problem)
         self.post_message(ControlDone(what, command, error))
@@ -156,6 +161,10 @@ class MambaLab(App[None]):
             screen.show_snapshot(message.snapshot)
         if not message.snapshot.complete:
             self.call_after_refresh(self.source.painted)
+        if not self._frozen and (message.snapshot.complete or not message.snapshot.runs):
+            self._frozen = True
+            gc.freeze()  # thousands of rows that stay: a key need not wait for a collection that walks through them
+            gc.enable()
 
     def on_detail_read(self, message: DetailRead) -> None:
         """Hand on."""
@@ -195,10 +204,10 @@ def make_app(paths: HomePaths, **options: Any) -> MambaLab:
     return MambaLab(paths, **options)
 
 
-def run_ui(paths: HomePaths, *, wake_controller: Callable[[], object] | None = None) -> None:
+def run_ui(paths: HomePaths, *, wake_controller: Callable[[str], object] | None = None) -> None:
     """Run the terminal UI until the user leaves.
 
-    `wake_controller` is called, on a thread, after a request was written: it starts a controller where none lives.
+    `wake_controller` is called, on a thread, with the kind of a request that was written: it has somebody act on it.
     """
     sys.setswitchinterval(
         0.001

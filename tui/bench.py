@@ -8,6 +8,7 @@ Reads what the terminal gets, so nothing in the UI knows that it is measured.
 from __future__ import annotations
 
 import fcntl
+import math
 import os
 import pty
 import select
@@ -95,6 +96,12 @@ class Terminal:
             moment = time.perf_counter()
         return moment
 
+    def rest(self, seconds: float) -> None:
+        """Let a while pass, taking what is written."""
+        end = time.perf_counter() + seconds
+        while (left := end - time.perf_counter()) > 0:
+            self.read(left)
+
     def press(self, keys: str) -> float:
         """Send keys, forget what was written before, and return the moment."""
         while self.read(0.0):
@@ -140,8 +147,8 @@ def contains(*texts: str) -> Callable[[bytes], bool]:
 
 
 def nine_charts(written: bytes) -> bool:
-    """Prove that nine charts are drawn: each has one corner of its axes."""
-    return written.count("└".encode()) >= 9
+    """Prove that nine charts are drawn: each has one corner of its axes, and none of them says that it has no points."""
+    return written[written.rfind(b"no points yet") + 1 :].count("└".encode()) >= 9
 
 
 def sample_store(folder: Path, name: str, *, runs: int, points: int, keys: int = 10) -> Path:
@@ -152,6 +159,38 @@ def sample_store(folder: Path, name: str, *, runs: int, points: int, keys: int =
 
         fill_store(HomePaths(home), runs=runs, points=points, keys=keys, now=time.time())
     return home
+
+
+def long_store(folder: Path, points: int) -> Path:
+    """Return a store with one run of so many steps, nine metrics at each, made at the first call."""
+    home = folder / f"long-{points}"
+    if not (home / "lab.db").exists():
+        from storage.records import AttemptEnd, NewProvenance, NewRun, RecordBatch
+        from storage.repository import Repository
+        from storage.status import AttemptStatus
+
+        names = sample_metrics()
+        with Repository(HomePaths(home)) as store:
+            run = NewRun("long", {"seed": 0}, "0", total_steps=points)
+            origin = NewProvenance(command="mambalab bench ui", directory="/", hostname="bench", python="3")
+            run_id = store.submit(ablation=None, runs=[run], provenance=origin).run_ids[0]
+            number = store.begin_attempt(run_id, executor="bench", now=time.time())
+            assert number is not None
+            for first in range(0, points, 20_000):
+                steps = range(first + 1, min(first + 20_000, points) + 1)
+                rows = [
+                    (float(step), step, {name: math.sin(step / 5000) + step % 7 for name in names}) for step in steps
+                ]
+                store.record(run_id, number, RecordBatch(rows, cursor=first + 1))
+            store.finish_attempt(run_id, number, AttemptEnd(AttemptStatus.COMPLETED, now=time.time(), step=points))
+    return home
+
+
+def sample_metrics() -> tuple[str, ...]:
+    """Return the names of nine metrics."""
+    from storage.sample import METRICS
+
+    return METRICS[:9]
 
 
 def newest(home: Path, count: int) -> list[str]:
@@ -200,7 +239,7 @@ def one_run(home: Path) -> dict[str, float]:
     with opened(home) as terminal:
         terminal.until(contains(newest(home, 1)[0]))
         began = terminal.press("\r")
-        drawn = terminal.settled(nine_charts, quiet_s=0.6)  # longer than the pause between two pieces of a long read
+        drawn = terminal.until(nine_charts)
         return {
             "from_start": drawn - terminal.began,
             "from_key": drawn - began,
@@ -229,14 +268,12 @@ def keys_while_ingesting(home: Path) -> dict[str, float]:
         writer.stdout.readline()
         with opened(home) as terminal:
             terminal.until(contains(ids[0]))
-            terminal.read(1.0)
+            terminal.rest(2.0)  # until all runs are read
             times = []
             for row in ids[1 : KEYS_TIMED + 1]:
                 began = terminal.press("j")
                 times.append(terminal.until(contains(f"48;2;{cursor}m{row}")) - began)
-                pause = time.perf_counter() + 0.03
-                while (left := pause - time.perf_counter()) > 0:
-                    terminal.read(left)
+                terminal.rest(0.03)
     finally:
         writer.kill()
         writer.wait()
@@ -247,7 +284,7 @@ def keys_while_ingesting(home: Path) -> dict[str, float]:
 def measure_ui(folder: Path) -> dict[str, dict[str, float]]:
     """Run every measurement with stores made below a folder; return seconds (and bytes) by name."""
     many = sample_store(folder, "list", runs=10_000, points=20)
-    long = sample_store(folder, "long", runs=1, points=200_000, keys=9)
+    long = long_store(folder, 200_000)
     overlay = sample_store(folder, "overlay", runs=50, points=2_000, keys=9)
     paints = first_paint(many)
     return {

@@ -9,7 +9,7 @@ import numpy as np
 from storage.rows import AttemptRow, CheckpointRow
 from tui.curve_cache import Curve
 from tui.plot.series import Points, band
-from tui.widgets.chart import ChartData, Line, Shade
+from tui.widgets.chart_data import ChartData, Line, Shade
 
 TOKENS = "train/tokens_seen"
 FIRST = ("valid/accuracy", "valid/loss", "valid/bpb", "train/loss", "train/accuracy", "train/grad_norm")

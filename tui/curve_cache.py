@@ -16,11 +16,11 @@ from storage.queries import Reader
 from storage.rows import RunRow
 from storage.series import Series
 from tui.messages import CurvesRead, SparksRead
-from tui.plot.series import sample
 
 SPARK_POINTS = 16
 SPARK_EVERY_S = 2.0
 BUDGET_S = 0.1  # small curves beside the lists are read for so long at a time: the lists come first
+PROGRESS_S = 0.4
 KEPT_POINTS = 20_000_000  # of runs that are no longer on a screen
 
 
@@ -57,6 +57,9 @@ def curve_of(series: Series) -> Curve:
     return Curve(steps, values, at)
 
 
+EMPTY = Curve(np.empty(0), np.empty(0), np.empty(0))
+
+
 class CurveReader:
     """Answers what a screen draws. A run's curves are read from the start once, and again when it got a new attempt."""
 
@@ -64,9 +67,10 @@ class CurveReader:
         self._post = post
         self._stopped = stopped
         self._curves: OrderedDict[str, dict[str, Curve]] = OrderedDict()
-        self._seen: dict[str, tuple[int, int, str]] = {}
+        self._seen: dict[str, RunRow | None] = {}
         self._sparks: dict[tuple[str, str], tuple[int, float, tuple[float, ...]]] = {}
         self._asked: tuple[str, ...] = ()
+        self._posted = 0.0
 
     def read(
         self,
@@ -85,38 +89,45 @@ class CurveReader:
             self._read_sparks(reader, sparks, rows)
 
     def _read_curves(self, reader: Reader, asked: Sequence[str], rows: Mapping[str, RunRow]) -> bool:
-        changed, posted = False, time.monotonic()
+        changed = False
+        self._posted = time.monotonic()
         for run_id in asked:
             if self._stopped():
                 break
             row = rows.get(run_id)
-            state = (row.attempt, row.step, row.status) if row else (0, 0, "")
-            if run_id in self._curves and self._seen.get(run_id) == state:
+            before = self._seen.get(run_id)
+            if run_id in self._curves and row is before:  # the list keeps a row's object until the row changes
                 self._curves.move_to_end(run_id)
                 continue
-            if self._seen.get(run_id, (state[0],))[0] != state[0]:
+            if row is not None and before is not None and row.attempt != before.attempt:
                 self._curves.pop(run_id, None)  # the new attempt may have gone back to a checkpoint and say otherwise
-            changed = self._read_run(reader, run_id) or changed
-            self._seen[run_id] = state
-            if time.monotonic() - posted > 0.4:
-                posted = time.monotonic()
-                self._post(CurvesRead({run: dict(self._curves.get(run, {})) for run in asked}, complete=False))
+            changed = self._read_run(reader, run_id, asked) or changed
+            self._seen[run_id] = row
         self._forget(set(asked))
         return changed
 
-    def _read_run(self, reader: Reader, run_id: str) -> bool:
+    def _read_run(self, reader: Reader, run_id: str, asked: Sequence[str]) -> bool:
         known = self._curves.setdefault(run_id, {})
         changed = False
         try:
-            for key in reader.metric_keys(run_id):
-                before = known.get(key, Curve(np.empty(0), np.empty(0), np.empty(0)))
+            keys = reader.metric_keys(run_id)
+            for key in keys:
+                known.setdefault(key, EMPTY)  # all charts have their place before the first of them is read
+            for key in keys:
+                before = known[key]
                 last = int(before.steps[-1]) if len(before) else -1
-                after = before.extended(reader.series(run_id, key, after_step=last))
-                changed = changed or len(after) != len(before)
-                known[key] = after
+                known[key] = after = before.extended(reader.series(run_id, key, after_step=last))
+                changed = changed or after is not before
+                self._post_progress(asked)
         except NotFound:
             self._curves.pop(run_id, None)
         return changed
+
+    def _post_progress(self, asked: Sequence[str]) -> None:
+        """Post what is there where a long read has gone on for a while."""
+        if time.monotonic() - self._posted > PROGRESS_S:
+            self._posted = time.monotonic()
+            self._post(CurvesRead({run: dict(self._curves.get(run, {})) for run in asked}, complete=False))
 
     def _forget(self, kept: set[str]) -> None:
         total = sum(len(curve) for run in self._curves.values() for curve in run.values())
@@ -138,10 +149,10 @@ class CurveReader:
             if now - began > BUDGET_S:
                 break
             try:
-                values = np.frombuffer(reader.series(run_id, key).values or b"", dtype=np.float64)
+                values = reader.sample(run_id, key, SPARK_POINTS)
             except NotFound:
                 continue
-            self._sparks[run_id, key] = (row.step, now, tuple(sample(values, SPARK_POINTS)))
+            self._sparks[run_id, key] = (row.step, now, tuple(values))
             changed = True
         if changed:
             shown = {run_id: self._sparks[run_id, key][2] for run_id, key in sparks if (run_id, key) in self._sparks}

@@ -32,6 +32,7 @@ class Situation:
     metrics: int = 0
     tab: str = ""
     filtered: bool = False
+    abandoned: bool = False  # runs wait and no controller lives
 
 
 Condition = Callable[[Situation], str]
@@ -57,8 +58,9 @@ def can_cancel(now: Situation) -> str:
 
 
 def can_retry(now: Situation) -> str:
-    """Needs a run that failed or was cancelled."""
-    return _writable(now) or _needs(now, ("failed", "cancelled"), "only failed and cancelled runs can be retried")
+    """Needs a run that failed or was cancelled, or one that waits for a controller that is not there."""
+    statuses = ("failed", "cancelled", "queued") if now.abandoned else ("failed", "cancelled")
+    return _writable(now) or _needs(now, statuses, "only failed and cancelled runs can be retried")
 
 
 def can_prioritise(now: Situation) -> str:
@@ -185,7 +187,8 @@ ACTIONS: tuple[Action, ...] = (
             footer=True),
     _action("cancel", "X", "cancel", "Cancel the run, or all marked ones", WITH_RUNS, "Control", enabled=can_cancel,
             footer=True),
-    _action("retry", "r", "retry", "Queue the run again", WITH_RUNS, "Control", enabled=can_retry, footer=True),
+    _action("retry", "r", "retry", "Queue the run again; wake a queue that no controller works on", WITH_RUNS, "Control",
+            enabled=can_retry, footer=True),
     _action("priority", "p", "priority", "Change the place in the queue", WITH_RUNS, "Control",
             enabled=can_prioritise),
     _action("tag", "t", "tag", "Put tags on the run: word, or -word to take it off", WITH_RUNS, "Control",

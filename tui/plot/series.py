@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -131,16 +130,3 @@ def band(curves: Sequence[Points]) -> Band:
     squares = np.where(valid, (table - mean) ** 2, 0.0).sum(axis=0)
     std = np.sqrt(np.divide(squares, count - 1, out=np.zeros(len(grid)), where=count > 1))
     return Band(np.asarray(grid, dtype=np.float64), mean, std, count.astype(np.int64))
-
-
-def sample(y: Floats, buckets: int) -> list[float]:
-    """Return the last finite value of each of so many equal parts of a curve; NaN where a part has none."""
-    if len(y) == 0 or buckets < 1:
-        return []
-    edges = np.linspace(0, len(y), min(buckets, len(y)) + 1).astype(int)
-    result = []
-    for first, last in pairwise(edges):
-        part = y[first:last]
-        finite = part[np.isfinite(part)]
-        result.append(float(finite[-1]) if len(finite) else float("nan"))
-    return result

@@ -5,18 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.containers import Container
 
-from storage.export import render_matrix
 from storage.matrix import Matrix, build_matrix
 from storage.rows import AblationRow, RunRow
 from tui.curve_cache import Curve
 from tui.effects import effect_lines, main_effects
+from tui.exports import write_exports
 from tui.format import bar
 from tui.keys import Situation, bindings
 from tui.messages import Snapshot
@@ -25,7 +24,7 @@ from tui.screens.base import Mover
 from tui.screens.control import ControlScreen
 from tui.source import Interest
 from tui.theme import STATUS_GLYPHS
-from tui.widgets.chart import ChartData, Line
+from tui.widgets.chart_data import ChartData, Line
 from tui.widgets.command_log import command
 from tui.widgets.curves import Curves
 from tui.widgets.matrix import MatrixView
@@ -186,7 +185,7 @@ class AblationScreen(ControlScreen):
         pairs = tuple((run.id, self.seeds.metric_of(run)) for run in self.seeds.rows)
         drawn = self.query_one(Curves).size.height > 0
         ids = tuple(run.id for run in self.seeds.rows) if drawn else ()
-        self.lab.watch_store(Interest(sparks=pairs, curves=ids))
+        self.watch_store(Interest(sparks=pairs, curves=ids))
         self._draw()
 
     def show_curves(self, curves: Mapping[str, Mapping[str, Curve]], *, complete: bool) -> None:
@@ -302,12 +301,3 @@ class AblationScreen(ControlScreen):
         self.lab.control(
             f"export to {folder / name}.md, .tex and .csv", line, lambda: write_exports(folder, name, matrix, ablation)
         )
-
-
-def write_exports(folder: Path, name: str, matrix: Matrix, ablation: AblationRow) -> None:
-    """Write a matrix in the three formats, each aside and renamed. Raises OSError."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for kind, suffix in (("md", "md"), ("latex", "tex"), ("csv", "csv")):
-        aside = folder / f".{name}.{suffix}.part"
-        aside.write_text(render_matrix(matrix, kind, title=ablation.question or ablation.name), encoding="utf-8")
-        aside.replace(folder / f"{name}.{suffix}")

@@ -16,9 +16,10 @@ from tui.screens.base import LabScreen
 from tui.screens.runs import empty_lines
 from tui.source import Interest
 from tui.theme import STATUS_GLYPHS, Palette
+from tui.widgets.column import Column, Piece
 from tui.widgets.command_log import command
 from tui.widgets.status_bar import TextBar
-from tui.widgets.table import Column, Piece, VirtualTable
+from tui.widgets.table import VirtualTable
 from tui.widgets.text_view import TextView
 
 AblationColumn = Column[AblationRow]
@@ -88,7 +89,7 @@ class AblationsScreen(LabScreen):
             self.query_one("#empty", TextView).show(empty_lines(snapshot, self.lab.home_name))
         self.table.set_rows(snapshot.ablations)
         self._show_question()
-        self.lab.watch_store(Interest())
+        self.watch_store(Interest())
         super().show_snapshot(snapshot)
 
     def _show_question(self) -> None:

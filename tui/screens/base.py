@@ -9,6 +9,7 @@ from textual.screen import Screen
 
 from tui.keys import Situation, actions
 from tui.messages import Snapshot
+from tui.source import Interest
 from tui.widgets.status_bar import KeyBar, TopBar
 
 if TYPE_CHECKING:
@@ -172,6 +173,12 @@ class LabScreen(Screen[None]):
             self.lab.pop_screen()
         else:
             self.notify("this is the outermost screen; q quits", timeout=3)
+
+    def watch_store(self, interest: Interest) -> None:
+        """Have this read beside the lists, unless another screen of the store is in front: that one's wish counts."""
+        front = next((screen for screen in reversed(self.lab.screen_stack) if isinstance(screen, LabScreen)), None)
+        if front is self:
+            self.lab.source.watch(interest)
 
     def do_quit(self) -> None:
         """Leave the program."""

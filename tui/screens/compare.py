@@ -69,7 +69,7 @@ class CompareScreen(CurveActions):
         wanted = set(self.run_ids)
         runs = sorted((run for run in snapshot.runs if run.id in wanted), key=lambda run: (run.trial_index, run.seed))
         self.groups = grouped(runs)
-        self.lab.watch_store(Interest(curves=tuple(run.id for run in runs), parameters=tuple(self.run_ids)))
+        self.watch_store(Interest(curves=tuple(run.id for run in runs), parameters=tuple(self.run_ids)))
         self._show_words()
         super().show_snapshot(snapshot)
 

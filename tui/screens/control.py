@@ -39,7 +39,7 @@ class ControlScreen(LabScreen):
                     f"cancel {_named(runs)}",
                     line,
                     lambda: control.request(self.lab.paths, RequestKind.CANCEL, ids),
-                    wakes=True,
+                    wakes="cancel",
                 )
 
         from tui.screens.confirm import ConfirmScreen
@@ -49,15 +49,17 @@ class ControlScreen(LabScreen):
         )
 
     def do_retry(self) -> None:
-        """Request that the runs are queued again."""
+        """Request that the runs are queued again; where nobody works on the queue, have it gone on with."""
         runs = self._of("failed", "cancelled")
+        waiting = self._of("queued") if self.snapshot.controller is False else []
         ids = [run.id for run in runs]
-        self.lab.control(
-            f"retry {_named(runs)}",
-            command("retry", *ids),
-            lambda: control.request(self.lab.paths, RequestKind.RETRY, ids),
-            wakes=True,
-        )
+
+        def act() -> None:
+            if ids:
+                control.request(self.lab.paths, RequestKind.RETRY, ids)
+
+        line = command("retry", *ids, *(run.id for run in waiting))
+        self.lab.control(f"retry {_named([*runs, *waiting])}", line, act, wakes="retry")
 
     def do_priority(self) -> None:
         """Ask for a number, then request it."""
@@ -74,9 +76,9 @@ class ControlScreen(LabScreen):
                 return
             self.lab.control(
                 f"priority {priority} for {_named(runs)}",
-                command("priority", str(priority), *ids),
+                f"# priority {priority} for {' '.join(ids)}: the command line has no verb for it",
                 lambda: control.request(self.lab.paths, RequestKind.PRIORITY, ids, {"priority": priority}),
-                wakes=True,
+                wakes="priority",
             )
 
         hint = "a whole number; higher goes first · enter sets it · esc leaves"
@@ -132,10 +134,10 @@ class ControlScreen(LabScreen):
         runs = self.targets()
         ids = [run.id for run in runs]
         archived = not all(run.archived for run in runs)
-        verb = "archive" if archived else "unarchive"
+        undo = () if archived else ("--undo",)
         self.lab.control(
-            f"{verb} {_named(runs)}",
-            command(verb, *ids),
+            f"{'archive' if archived else 'bring back'} {_named(runs)}",
+            command("archive", *undo, *ids),
             lambda: control.archive(self.lab.paths, ids, archived),
         )
 

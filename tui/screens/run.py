@@ -105,7 +105,7 @@ class RunScreen(CurveActions, ControlScreen):
         attempt = self.run_row.attempt if self.run_row else 0
         log = (self.run_id, attempt) if self.tab == "log" else None
         curves = (self.run_id,) if self.tab == "curves" else ()
-        self.lab.watch_store(Interest(detail=self.run_id, curves=curves, log=log))
+        self.watch_store(Interest(detail=self.run_id, curves=curves, log=log))
 
     def _show_state(self) -> None:
         if not self.ready:

@@ -122,13 +122,14 @@ class RunsScreen(ControlScreen):
 
             lines = run_lines(run, self.lab.now(), self.table.metric_of(run)) if run else []
             self.query_one("#detail", TextView).show(lines)
+        self.show_bars()
         self.watch_sparks()
 
     def watch_sparks(self) -> None:
         """Ask for the small curves of the rows in view."""
         table = self.table
         pairs = tuple((run.id, table.metric_of(run)) for run in table.visible_runs() if run.metrics)
-        self.lab.watch_store(Interest(sparks=pairs))
+        self.watch_store(Interest(sparks=pairs))
 
     def on_resize(self) -> None:
         """Fill the pane that has just appeared."""

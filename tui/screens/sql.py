@@ -21,9 +21,10 @@ from tui.messages import Snapshot
 from tui.screens.base import LabScreen
 from tui.source import Interest
 from tui.theme import Palette
+from tui.widgets.column import Column, Piece
 from tui.widgets.command_log import command
 from tui.widgets.status_bar import TextBar
-from tui.widgets.table import Column, Piece, VirtualTable
+from tui.widgets.table import VirtualTable
 
 MAX_ROWS = 10_000
 KEPT_QUERIES = 100
@@ -141,7 +142,7 @@ class SqlScreen(LabScreen):
 
     def show_snapshot(self, snapshot: Snapshot) -> None:
         """Ask for nothing beside the lists."""
-        self.lab.watch_store(Interest())
+        self.watch_store(Interest())
         super().show_snapshot(snapshot)
 
     def on_query_input_history(self, message: QueryInput.History) -> None:

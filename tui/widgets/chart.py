@@ -14,8 +14,9 @@ from textual.strip import Strip
 from tui.format import count_label, fit, number
 from tui.plot.raster import BRAILLE, Bits, draw
 from tui.plot.scale import Scale, fitted, ticks, time_label, time_ticks, value_labels
-from tui.plot.series import Band, Floats, Points, decimate, smooth, window
+from tui.plot.series import Floats, Points, decimate, smooth, window
 from tui.theme import Palette, named_color, style
+from tui.widgets.chart_data import ChartData, Line, Shade, View
 
 GUTTER = 8
 FEW = 3  # bands whose edges are dotted, for terminals without colour; with more of them edges only confuse
@@ -24,46 +25,6 @@ X_TICKS: dict[str, tuple[Callable[[Scale, int], list[float]], Callable[[float], 
     "tokens": (ticks, count_label),
     "time": (time_ticks, time_label),
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """A curve of a chart; its colour by name, so that it follows the theme."""
-
-    label: str
-    color: str
-    points: Points
-
-
-@dataclass(frozen=True, slots=True)
-class Shade:
-    """A mean with its spread."""
-
-    label: str
-    color: str
-    band: Band
-
-
-@dataclass(frozen=True, slots=True)
-class ChartData:
-    """What a chart shows. `marks` are places on the x axis with a sign: checkpoints, new attempts."""
-
-    title: str
-    lines: tuple[Line, ...] = ()
-    shades: tuple[Shade, ...] = ()
-    marks: tuple[tuple[float, str], ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class View:
-    """How charts are shown. `x_range` None shows everything; `cursor` is the crosshair's place, 0 to 1."""
-
-    x_kind: str = "step"
-    log_x: bool = False
-    log_y: bool = False
-    smoothing: float = 0.0
-    x_range: tuple[float, float] | None = None
-    cursor: float | None = None
 
 
 @dataclass(slots=True)

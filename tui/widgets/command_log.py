@@ -27,7 +27,8 @@ def command_lines(done: Sequence[Done]) -> list[TextLine]:
     lines: list[TextLine] = []
     for entry in reversed(done):
         lines.append([(f"{clock_time(entry.at)[-8:]} ", "muted"), (entry.what, "failed" if entry.error else "")])
-        lines.append([(f"         $ {entry.command}", "accent")])
+        prompt = "" if entry.command.startswith("#") else "$ "
+        lines.append([(f"         {prompt}{entry.command}", "accent")])
         if entry.error:
             lines.append([(f"         {entry.error}", "failed")])
     return lines

@@ -17,7 +17,8 @@ from textual.strip import Strip
 
 from tui.plot.scale import Scale
 from tui.theme import palette_of, style
-from tui.widgets.chart import GUTTER, ChartData, View, render, x_scale
+from tui.widgets.chart import GUTTER, render, x_scale
+from tui.widgets.chart_data import ChartData, View
 
 SMOOTHINGS = (0.0, 0.6, 0.9, 0.97, 0.99)
 MIN_WIDTH = 38

@@ -12,8 +12,9 @@ from tui.messages import Snapshot
 from tui.progress import deciding_metric, eta_of, is_silent
 from tui.settings import Settings
 from tui.theme import STATUS_GLYPHS, Palette
+from tui.widgets.column import Column, Piece
 from tui.widgets.sparkline import sparkline
-from tui.widgets.table import Column, Piece, VirtualTable
+from tui.widgets.table import VirtualTable
 
 RunColumn = Column[RunRow]
 SPARK_WIDTH = 8

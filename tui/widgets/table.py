@@ -8,8 +8,7 @@ with their row while rows come, go and move.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic
 
 from rich.segment import Segment
 from rich.style import Style
@@ -21,26 +20,7 @@ from textual.strip import Strip
 
 from tui.format import cells, fit
 from tui.theme import Palette, palette_of, style
-
-Row = TypeVar("Row")
-Piece = tuple[str, str]  # text and its colour; an empty colour is the text's
-
-
-@dataclass(frozen=True, slots=True)
-class Column(Generic[Row]):
-    """A column. `value` sorts (None and NaN go last), `paint` gives the pieces of text that a cell shows.
-
-    `flexible` columns share what is left of the width; the others keep theirs.
-    """
-
-    key: str
-    title: str
-    width: int
-    value: Callable[[Row], Any]
-    paint: Callable[[Row, float, Palette, int], Sequence[Piece]]
-    align: str = "left"
-    flexible: bool = False
-    descending: bool = False  # what the first press of the sort key does
+from tui.widgets.column import Column, Row
 
 
 class VirtualTable(ScrollView, Generic[Row], inherit_bindings=False):

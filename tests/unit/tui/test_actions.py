@@ -99,15 +99,20 @@ async def test_cancel_takes_the_marked_runs_that_can_be_cancelled(store: HomePat
 
 
 async def test_retry_writes_a_request_and_wakes_the_controller(store: HomePaths) -> None:
-    woken: list[bool] = []
-    app = make_app(store, wake_controller=lambda: woken.append(True))
+    woken: list[str] = []
+    app = make_app(store, wake_controller=woken.append)
     async with app.run_test(size=(120, 40)) as pilot:
         await until(pilot, lambda: app.snapshot.complete)
         run = await select(pilot, "cancelled")
         await pilot.press("r")
         await done(pilot)
         assert [row.kind for row in requests_of(store, run.id)] == ["retry"]
-        assert woken == [True]
+        assert woken == ["retry"]
+        waiting = await select(pilot, "queued")
+        await pilot.press("r")  # no controller lives: this goes on with the queue
+        await done(pilot, 2)
+        assert requests_of(store, waiting.id) == []
+        assert woken == ["retry", "retry"]
 
 
 async def test_priority_asks_for_a_whole_number(store: HomePaths, drive: Drive) -> None:
@@ -171,6 +176,7 @@ async def test_archiving_hides_a_run_and_brings_it_back(store: HomePaths, drive:
         assert runs_screen(pilot).table.select(run.id)
         await pilot.press("z")
         await done(pilot, 2)
+        assert lab(pilot).commands[1].command == f"mambalab archive --undo {run.id}"
         with reading(store) as reader:
             assert not reader.run(run.id).archived
 

@@ -12,7 +12,7 @@ from hypothesis.extra.numpy import arrays
 
 from tui.plot.raster import draw, text
 from tui.plot.scale import Scale, fitted, ticks, time_ticks, value_labels
-from tui.plot.series import Points, band, decimate, sample, smooth, window
+from tui.plot.series import Points, band, decimate, smooth, window
 
 VALUES = st.one_of(st.floats(-1e6, 1e6), st.just(math.nan))
 CURVES = st.integers(1, 400).flatmap(lambda size: arrays(np.float64, size, elements=VALUES))
@@ -82,12 +82,6 @@ def test_a_band_interpolates_between_points_but_never_beyond_them() -> None:
     np.testing.assert_allclose(found.mean, [0, 1, 2, 3])
     assert found.count.tolist() == [1, 2, 2, 1]
     assert len(band([]).x) == 0
-
-
-def test_a_sample_takes_the_last_finite_value_of_each_part() -> None:
-    assert sample(np.array([1.0, 2.0, math.nan, 4.0]), 2) == [2.0, 4.0]
-    assert math.isnan(sample(np.array([math.nan, 1.0]), 2)[0])
-    assert sample(np.empty(0), 4) == []
 
 
 @given(st.floats(-1e9, 1e9), st.floats(1e-3, 1e9), st.integers(1, 20))

@@ -365,3 +365,14 @@ async def test_a_run_that_leaves_the_store_is_said_to_be_gone(store: HomePaths, 
         await pilot.pause()
         await pilot.press("X", "2", "3", "4", "5", "1", "escape")
         at(pilot, RunsScreen)
+
+
+async def test_only_the_screen_in_front_says_what_is_read(store: HomePaths, drive: Drive) -> None:
+    async with drive(store) as pilot:
+        await pilot.press("enter")
+        screen = at(pilot, RunScreen)
+        await until(pilot, lambda: screen.curves.charts, "curves")
+        runs_screen(pilot)._show_selected()  # what was put off until after a paint may come late
+        assert lab(pilot).source._interest.curves == (screen.run_id,)
+        await pilot.press("escape")
+        await until(pilot, lambda: lab(pilot).source._interest.sparks, "the list's curves")

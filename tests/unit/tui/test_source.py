@@ -273,6 +273,16 @@ def test_curves_are_read_on_from_their_end_and_anew_after_a_retry(store: HomePat
     assert after.values[-2] != after.values[-2]
 
 
+def test_a_sample_of_a_curve_holds_its_values_at_even_places(store: HomePaths) -> None:
+    with Reader(store) as reader:
+        run = next(run for run in reader.runs() if run.status == "completed")
+        values = reader.series(run.id, "valid/accuracy").values.tolist()
+        assert reader.sample(run.id, "valid/accuracy", 12) == values
+        assert reader.sample(run.id, "valid/accuracy", 3) == [values[3], values[7], values[11]]
+        assert reader.sample(run.id, "valid/accuracy", 100)[-1] == values[-1]
+        assert reader.sample(run.id, "no/such", 4) == []
+
+
 def test_the_newest_event_is_found_by_a_few_probes(store: HomePaths) -> None:
     with Reader(store) as reader:
         events = reader.events(limit=100_000)

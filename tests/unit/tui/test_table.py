@@ -14,8 +14,9 @@ from storage.rows import RunRow
 from tests.unit.tui.rows import make_run
 from tui.settings import Settings
 from tui.theme import THEMES, Palette
+from tui.widgets.column import Column, Piece
 from tui.widgets.run_table import RunTable, available_columns
-from tui.widgets.table import Column, Piece, VirtualTable
+from tui.widgets.table import VirtualTable
 
 
 class TableApp(App[None]):
