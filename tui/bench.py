@@ -7,42 +7,33 @@ Reads what the terminal gets, so nothing in the UI knows that it is measured.
 
 from __future__ import annotations
 
-import fcntl
 import math
-import os
-import pty
-import select
-import signal
 import statistics
-import struct
 import subprocess
 import sys
-import tempfile
-import termios
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from pathlib import Path
 
 from storage.home import HomePaths
 from storage.queries import Reader
+from tui.bench_terminal import opened, peak_memory
 from tui.theme import DARK
 
-COLUMNS, LINES = 160, 50
-LIMIT_S = 60.0
 KEYS_TIMED = 150
-QUIET_S = 0.25
+LAGS_TIMED = 40
 WRITERS = 32
-RUN = "import sys; from storage.home import HomePaths; from tui.app import run_ui; run_ui(HomePaths(sys.argv[1]))"
 INGEST = """
 import sys, time
 from storage.home import HomePaths
-from storage.records import RecordBatch
+from storage.records import NewProvenance, NewRun, RecordBatch
 from storage.repository import Repository
 with Repository(HomePaths(sys.argv[1])) as store:
-    at_work = []
-    for run in store.queued(time.time(), int(sys.argv[2])):
-        at_work.append((run.id, store.begin_attempt(run.id, executor="bench", now=time.time())))
+    runs = [NewRun(f"reporting-{index}", {"seed": index}, f"{index}", seed=index, total_steps=100_000)
+            for index in range(int(sys.argv[2]))]
+    origin = NewProvenance(command="mambalab bench ui", directory="/", hostname="bench", python="3")
+    ids = store.submit(ablation=None, runs=runs, provenance=origin).run_ids
+    at_work = [(run_id, store.begin_attempt(run_id, executor="bench", now=time.time())) for run_id in ids]
     step = 0
     print("ready", flush=True)
     while True:
@@ -55,89 +46,21 @@ with Repository(HomePaths(sys.argv[1])) as store:
 """
 
 
-class Terminal:
-    """A program in a pty, and all that it has written so far."""
-
-    def __init__(self, home: Path) -> None:
-        self.config = tempfile.TemporaryDirectory(prefix="mambalab-bench-")  # as for a user who has no settings yet
-        environment = {**os.environ, "TERM": "xterm-256color", "COLORTERM": "truecolor",
-                       "XDG_CONFIG_HOME": self.config.name}  # fmt: skip
-        environment.pop("NO_COLOR", None)
-        self.began = time.perf_counter()
-        self.pid, self.handle = pty.fork()
-        if self.pid == 0:
-            os.execve(sys.executable, [sys.executable, "-c", RUN, str(home)], environment)  # noqa: S606 - ourselves
-        fcntl.ioctl(self.handle, termios.TIOCSWINSZ, struct.pack("HHHH", LINES, COLUMNS, 0, 0))
-        self.written = b""
-
-    def read(self, timeout_s: float) -> bool:
-        """Take what is written within a time; False where nothing is."""
-        if not select.select([self.handle], [], [], timeout_s)[0]:
-            return False
-        try:
-            self.written += os.read(self.handle, 1 << 20)
-        except OSError as error:  # the other end is gone
-            raise RuntimeError(f"the terminal UI ended early; its last words: {self.written[-300:]!r}") from error
-        return True
-
-    def until(self, proof: Callable[[bytes], bool]) -> float:
-        """Return the moment at which what has been written proves something. Raises TimeoutError."""
-        deadline = time.perf_counter() + LIMIT_S
-        while not proof(self.written):
-            if time.perf_counter() > deadline:
-                raise TimeoutError(f"not painted within {LIMIT_S:g} s; the last bytes: {self.written[-300:]!r}")
-            self.read(0.5)
-        return time.perf_counter()
-
-    def settled(self, proof: Callable[[bytes], bool], quiet_s: float = QUIET_S) -> float:
-        """Return the moment of the last byte before a quiet while, after the proof."""
-        moment = self.until(proof)
-        while self.read(quiet_s):
-            moment = time.perf_counter()
-        return moment
-
-    def rest(self, seconds: float) -> None:
-        """Let a while pass, taking what is written."""
-        end = time.perf_counter() + seconds
-        while (left := end - time.perf_counter()) > 0:
-            self.read(left)
-
-    def press(self, keys: str) -> float:
-        """Send keys, forget what was written before, and return the moment."""
-        while self.read(0.0):
-            pass
-        self.written = b""
-        moment = time.perf_counter()
-        os.write(self.handle, keys.encode())
-        return moment
-
-    def close(self) -> int:
-        """End the program; return its largest size in memory, in bytes."""
-        peak = _peak_memory(self.pid)
-        with suppress(ProcessLookupError):
-            os.kill(self.pid, signal.SIGKILL)
-        os.waitpid(self.pid, 0)
-        os.close(self.handle)
-        self.config.cleanup()
-        return peak
-
-
-def _peak_memory(pid: int) -> int:
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM")), 0)
-
-
-@contextmanager
-def opened(home: Path) -> Iterator[Terminal]:
-    """Run the UI on a store; it is ended when the block is left."""
-    terminal = Terminal(home)
-    try:
-        yield terminal
-    finally:
-        terminal.close()
+COMMIT = """
+import sys, time
+from storage.home import HomePaths
+from storage.records import NewProvenance, NewRun, RecordBatch
+from storage.repository import Repository
+with Repository(HomePaths(sys.argv[1])) as store:
+    origin = NewProvenance(command="mambalab bench ui", directory="/", hostname="bench", python="3")
+    run = store.submit(ablation=None, runs=[NewRun("lag", {}, "lag", total_steps=10_000)], provenance=origin).run_ids[0]
+    number = store.begin_attempt(run, executor="bench", now=time.time())
+    print(run, flush=True)
+    for line in sys.stdin:
+        step = 900 + int(line)
+        store.record(run, number, RecordBatch([(time.time(), step, {"train/loss": 1.0})], cursor=step))
+        print(time.perf_counter(), flush=True)
+"""
 
 
 def contains(*texts: str) -> Callable[[bytes], bool]:
@@ -243,7 +166,7 @@ def one_run(home: Path) -> dict[str, float]:
         return {
             "from_start": drawn - terminal.began,
             "from_key": drawn - began,
-            "peak_bytes": _peak_memory(terminal.pid),
+            "peak_bytes": peak_memory(terminal.pid),
         }
 
 
@@ -255,17 +178,17 @@ def many_runs(home: Path, count: int) -> dict[str, float]:
         terminal.settled(contains(f"{count} marked"))
         began = terminal.press("c")
         drawn = terminal.settled(nine_charts, quiet_s=0.6)  # longer than the pause between two pieces of a long read
-        return {"from_key": drawn - began, "peak_bytes": _peak_memory(terminal.pid)}
+        return {"from_key": drawn - began, "peak_bytes": peak_memory(terminal.pid)}
 
 
 def keys_while_ingesting(home: Path) -> dict[str, float]:
     """Return percentiles of the seconds from a key to the cursor on the next row, while 32 runs report ten times a second."""
-    ids = newest(home, KEYS_TIMED + 40)
     cursor = ";".join(str(int(DARK.cursor[index : index + 2], 16)) for index in (1, 3, 5))
     writer = subprocess.Popen([sys.executable, "-c", INGEST, str(home), str(WRITERS)], stdout=subprocess.PIPE)
     try:
         assert writer.stdout is not None
         writer.stdout.readline()
+        ids = newest(home, KEYS_TIMED + 1)
         with opened(home) as terminal:
             terminal.until(contains(ids[0]))
             terminal.rest(2.0)  # until all runs are read
@@ -281,6 +204,32 @@ def keys_while_ingesting(home: Path) -> dict[str, float]:
     return {"p50": statistics.median(times), "p99": times[int(len(times) * 0.99)], "max": times[-1]}
 
 
+def commit_to_paint(home: Path) -> dict[str, float]:
+    """Return percentiles of the seconds from the commit of a run's new step to that step on the screen."""
+    writer = subprocess.Popen(
+        [sys.executable, "-c", COMMIT, str(home)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+    )
+    try:
+        assert writer.stdin is not None
+        assert writer.stdout is not None
+        row = writer.stdout.readline()[:5]
+        with opened(home) as terminal:
+            terminal.until(contains(row))
+            terminal.rest(2.0)
+            times = []
+            for step in range(1, LAGS_TIMED + 1):
+                terminal.written = b""
+                writer.stdin.write(f"{step}\n")
+                began = float(writer.stdout.readline())
+                times.append(terminal.until(contains(f"{900 + step}")) - began)
+                terminal.rest(0.05 + 0.01 * (step % 20))
+    finally:
+        writer.kill()
+        writer.wait()
+    times.sort()
+    return {"p50": statistics.median(times), "p95": times[int(len(times) * 0.95)], "max": times[-1]}
+
+
 def measure_ui(folder: Path) -> dict[str, dict[str, float]]:
     """Run every measurement with stores made below a folder; return seconds (and bytes) by name."""
     many = sample_store(folder, "list", runs=10_000, points=20)
@@ -292,5 +241,6 @@ def measure_ui(folder: Path) -> dict[str, dict[str, float]]:
         "sort and filter 10,000 runs": sort_and_filter(many),
         "1 run x 200,000 points x 9 charts": one_run(long),
         "50 runs x 2,000 points x 9 charts": many_runs(overlay, 50),
+        "commit to paint": commit_to_paint(overlay),
         "key to paint while 32 runs report": keys_while_ingesting(many),
     }

@@ -68,7 +68,7 @@ class CurveReader:
         self._stopped = stopped
         self._curves: OrderedDict[str, dict[str, Curve]] = OrderedDict()
         self._seen: dict[str, RunRow | None] = {}
-        self._sparks: dict[tuple[str, str], tuple[int, float, tuple[float, ...]]] = {}
+        self._sparks: dict[tuple[str, str], tuple[RunRow | None, float, tuple[float, ...]]] = {}
         self._asked: tuple[str, ...] = ()
         self._posted = 0.0
 
@@ -142,9 +142,11 @@ class CurveReader:
         began, changed = time.monotonic(), False
         for run_id, key in sparks:
             row = rows.get(run_id)
-            step, at, _ = self._sparks.get((run_id, key), (-1, 0.0, ()))
+            before, at, _ = self._sparks.get((run_id, key), (None, 0.0, ()))
             now = time.monotonic()
-            if row is None or row.step == step or (step >= 0 and now - at < SPARK_EVERY_S) or not key:
+            if row is None or row is before or not key:
+                continue
+            if before is not None and row.status == "running" and now - at < SPARK_EVERY_S:
                 continue
             if now - began > BUDGET_S:
                 break
@@ -152,7 +154,7 @@ class CurveReader:
                 values = reader.sample(run_id, key, SPARK_POINTS)
             except NotFound:
                 continue
-            self._sparks[run_id, key] = (row.step, now, tuple(values))
+            self._sparks[run_id, key] = (row, now, tuple(values))
             changed = True
         if changed:
             shown = {run_id: self._sparks[run_id, key][2] for run_id, key in sparks if (run_id, key) in self._sparks}

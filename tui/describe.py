@@ -22,7 +22,7 @@ def labelled(label: str, value: str, color: str = "", *, width: int = LABEL) -> 
 
 def run_title(run: RunRow) -> str:
     """Return a run's name in full: ablation, trial and seed."""
-    return f"{run.name} · {run.trial_label} · seed {run.seed}" if run.trial_label else f"{run.name} · seed {run.seed}"
+    return " · ".join(filter(None, (run.ablation or run.name, run.trial_label, f"seed {run.seed}")))
 
 
 def run_lines(run: RunRow, now: float, metric: str) -> list[TextLine]:

@@ -33,7 +33,7 @@ from tui.widgets.status_bar import TextBar
 from tui.widgets.table import VirtualTable
 from tui.widgets.text_view import TextView
 
-SEED_COLUMNS = ("id", "name", "status", "progress", "metric", "eta", "duration", "attempt", "error")
+SEED_COLUMNS = ("id", "seed", "status", "progress", "metric", "eta", "duration", "attempt", "error")
 
 
 class AblationScreen(ControlScreen):
