@@ -32,6 +32,7 @@ VERBS: dict[str, Verb] = {
     "logs": Verb("Look", "logs", "logs"),
     "table": Verb("Look", "table", "table"),
     "query": Verb("Look", "query", "query"),
+    "eval": Verb("Look", "eval", "evaluate"),
     "tag": Verb("Keep", "tag", "tag"),
     "untag": Verb("Keep", "tag", "untag"),
     "note": Verb("Keep", "note", "note"),

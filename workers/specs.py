@@ -74,10 +74,19 @@ class TrainSpec(Spec):
     eval_every: int = Field(0, ge=0, description="0: only at the end")
     eval_batches: int = Field(16, ge=1)
     eval_batch_size: int = Field(0, ge=0, description="0: as batch_size")
+    eval_lengths: tuple[int, ...] = Field(
+        (), description="other lengths to evaluate at once training has ended, as valid/accuracy@L and valid/loss@L"
+    )
     checkpoint_every: int = Field(0, ge=0, description="0: only at the end")
     keep_checkpoints: int = Field(2, ge=1)
     stop_at: float | None = Field(None, description="end early once the evaluated stop_metric reaches this value")
     stop_metric: str = "valid/accuracy"
+
+    @model_validator(mode="after")
+    def _lengths_differ(self) -> TrainSpec:
+        if min(self.eval_lengths, default=1) < 1 or len(set(self.eval_lengths)) < len(self.eval_lengths):
+            raise ValueError(f"eval_lengths must be different lengths of at least 1, got {list(self.eval_lengths)}")
+        return self
 
 
 class ResourceSpec(Spec):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -48,3 +48,28 @@ def parse_seeds(text: str | None) -> list[int] | None:
             bad_input(f"--seeds: got {numbers[0]}, expected a count of at least 1")
         return list(range(numbers[0]))
     return numbers
+
+
+def parse_lengths(text: str | None) -> list[int] | None:
+    """Return the lengths that `64..1024` (64, 128, .. up to 1024) or `64,256`, or both mixed, name; each once."""
+    if text is None:
+        return None
+    lengths: list[int] = []
+    for part in text.split(","):
+        first, dots, last = part.strip().replace("_", "").partition("..")
+        if not first.isdecimal() or (dots and not last.isdecimal()) or int(first) < 1:
+            _bad_lengths(text)
+        length, end = int(first), int(last) if dots else int(first)
+        if end < length:
+            _bad_lengths(text)
+        while length <= end:
+            lengths.append(length)
+            length *= 2
+    return list(dict.fromkeys(lengths))
+
+
+def _bad_lengths(text: str) -> NoReturn:
+    bad_input(
+        f"--lengths: got {text!r}, expected a range that doubles such as 64..1048576, a list such as 64,256,1024, or both "
+        "mixed; each at least 1"
+    )

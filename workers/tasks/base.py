@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple, Protocol
 
 import torch
@@ -38,15 +38,24 @@ class EvalTotals:
 
     def add(self, logits: Tensor, targets: Tensor) -> None:
         """Add one batch: logits (batch, seqlen, vocab), targets (batch, seqlen)."""
-        losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE, reduction="none")
-        self.loss += losses.sum(dtype=torch.float64)
-        supervised = targets != IGNORE
-        right = logits.argmax(-1) == targets  # IGNORE is no token: such positions are never right
-        self.right += right.sum()
-        self.tokens += supervised.sum()
-        counted = supervised.any(-1)
-        self.sequences_right += ((right | ~supervised).all(-1) & counted).sum()
-        self.sequences += counted.sum()
+        self.add_pieces([(logits, targets)])
+
+    def add_pieces(self, pieces: Iterable[tuple[Tensor, Tensor]]) -> None:
+        """Add one batch that comes as consecutive pieces of its sequences, each as in `add`."""
+        flawless: Tensor | bool = True
+        counted: Tensor | bool = False
+        for logits, targets in pieces:
+            losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE, reduction="none")
+            self.loss += losses.sum(dtype=torch.float64)
+            supervised = targets != IGNORE
+            right = logits.argmax(-1) == targets  # IGNORE is no token: such positions are never right
+            self.right += right.sum()
+            self.tokens += supervised.sum()
+            counted = supervised.any(-1) | counted
+            flawless = (right | ~supervised).all(-1) & flawless
+        if isinstance(counted, Tensor):
+            self.sequences_right += (flawless & counted).sum()
+            self.sequences += counted.sum()
 
 
 class Task(Protocol):

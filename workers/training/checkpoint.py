@@ -38,8 +38,11 @@ _NAME = re.compile(r"step-(\d{6,})")
 _TEMPORARY = ".writing-"
 
 # Fields that change neither the parameters after a given step nor a metric at it: how long to go on, when to save, with
-# what resources. A checkpoint may be resumed under other values of these. (A cosine's later rates do follow `steps`.)
-FREE_TRAIN_FIELDS = frozenset({"steps", "stop_at", "stop_metric", "checkpoint_every", "keep_checkpoints", "threads"})
+# what resources, at which other lengths to evaluate in the end. A checkpoint may be resumed under other values of these.
+# (A cosine's later rates do follow `steps`.)
+FREE_TRAIN_FIELDS = frozenset(
+    {"steps", "stop_at", "stop_metric", "checkpoint_every", "keep_checkpoints", "threads", "eval_lengths"}
+)
 
 
 def identity_hash(spec: RunSpec) -> str:
@@ -146,6 +149,18 @@ class CheckpointStore:
             shutil.rmtree(doomed, ignore_errors=True)
 
 
+def read_checkpoint(folder: Path) -> Checkpoint:
+    """Return the checkpoint that a folder is, whatever its name.
+
+    Raises:
+        CheckpointError: the folder is no whole checkpoint; says what is wrong.
+    """
+    problem, state = _read_state(folder)
+    if problem is not None:
+        raise CheckpointError(f"{folder}: is no whole checkpoint: {problem}")
+    return Checkpoint(folder, state["step"], state)
+
+
 def check_identity(checkpoint: Checkpoint, spec: RunSpec) -> None:
     """Refuse a checkpoint that another run wrote, or that is past this run's last step.
 
@@ -187,13 +202,13 @@ def _differences(other: object, spec: RunSpec) -> str:
     return "; ".join(changed) or "its fields are equal, but it was written by another version of the specs"
 
 
-def _read_state(folder: Path, step: int) -> tuple[str | None, dict[str, Any]]:
-    """Return (what is wrong, {}) or (None, state)."""
+def _read_state(folder: Path, step: int | None = None) -> tuple[str | None, dict[str, Any]]:
+    """Return (what is wrong, {}) or (None, state). A step that is given must be the checkpoint's."""
     try:
         state = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
         if state["format"] != FORMAT:
             return f"format {state['format']}, this version reads {FORMAT}", {}
-        if state["step"] != step:
+        if state["step"] != (state["step"] if step is None else step):
             return f"{STATE_FILE} is of step {state['step']}", {}
         missing = {"identity", "random", "progress"} - state.keys()
         if missing:

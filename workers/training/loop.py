@@ -1,4 +1,4 @@
-"""The training loop: update, log, evaluate, save, stop.
+"""The training loop: update, log, evaluate, save, stop; in the end, evaluate at other lengths where that is asked for.
 
 The host never waits for the device inside a step: losses and gradient norms gather on the device (`Window`) and are
 read every `log_every` steps. A row is logged after step 1 (it shows at once that the run lives, and keeps first-use
@@ -11,6 +11,7 @@ costs out of later rates), after every multiple of `log_every`, and after the la
 | `train/lr` | the schedule's rate at the row's step |
 | `train/steps_per_s`, `train/tokens_per_s` | since the last row, without evaluation and checkpoints |
 | `train/tokens_seen` | step x batch_size x seqlen |
+| `valid/accuracy@L`, `valid/loss@L` | at another length L (`train.eval_lengths`), once training has ended |
 | `system/peak_memory_mb` | CUDA: most memory held by tensors; CPU: most resident memory of the process |
 """
 
@@ -36,6 +37,7 @@ from workers.training.context import Reason, RunContext
 from workers.training.determinism import capture_random_state, derive_seed
 from workers.training.errors import NonFiniteLossError
 from workers.training.evaluation import evaluate
+from workers.training.extrapolation import HeldOut, evaluate_lengths, refusal
 from workers.training.optim import clip_gradients, set_learning_rate
 from workers.training.precision import Placement
 from workers.training.progress import Progress, Window
@@ -89,6 +91,8 @@ class TrainingLoop:
             if reason is None and train.checkpoint_every and progress.step % train.checkpoint_every == 0:
                 self.save()
         self.save()
+        if reason != "stopped" and not self._evaluate_lengths():
+            return "stopped"
         return reason or "steps"
 
     def save(self) -> None:
@@ -191,6 +195,35 @@ class TrainingLoop:
             progress.latest.update(metrics)
             self.context.sink.log(step, metrics)
         return "stop_at" if progress.evaluated_step == step > 0 and self._reached() else None
+
+    def _evaluate_lengths(self) -> bool:
+        """Evaluate at the `eval_lengths` that this step lacks, and save; say whether that came to its end.
+
+        It happens behind the last checkpoint, which is then written anew: a kill in the midst of it costs no training,
+        and a completed run that is started again has nothing left to do.
+        """
+        progress, train = self.progress, self.spec.train
+        if progress.lengths_step != progress.step:
+            progress.latest = {key: value for key, value in progress.latest.items() if "@" not in key}
+        lacking = [length for length in train.eval_lengths if f"valid/accuracy@{length}" not in progress.latest]
+        refused = {length: why for length in lacking if (why := refusal(self.model.spec, length))}
+        for why in refused.values():
+            self.context.sink.note("warning", {"message": f"train.eval_lengths: {why}"})
+        possible = [length for length in lacking if length not in refused]
+        held_out = HeldOut(train.eval_batches, train.eval_batch_size or train.batch_size)
+        stop, done = self.context.should_stop, 0
+        with self._clock.paused():
+            for row in evaluate_lengths(
+                self.model, self.spec.task, possible, held_out, self.placement, should_stop=stop
+            ):
+                metrics = {f"valid/{name}@{row.length}": row.metrics[f"valid/{name}"] for name in ("accuracy", "loss")}
+                progress.latest.update(metrics)
+                self.context.sink.log(progress.step, metrics)
+                done += 1
+        if done:
+            progress.lengths_step, self.checkpoint_step = progress.step, 0
+            self.save()
+        return done == len(possible)
 
     def _reached(self) -> bool:
         goal, name = self.spec.train.stop_at, self.spec.train.stop_metric

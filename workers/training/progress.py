@@ -19,6 +19,7 @@ class Progress:
     Attributes:
         step: updates done.
         evaluated_step: the step of the last evaluation; 0 before the first.
+        lengths_step: the step after which `train.eval_lengths` were last evaluated, perhaps not all; 0 before.
         latest: last value of every logged metric that a resumed run must still know (train and valid).
         losses, norms: loss and gradient norm of each step since the last logged one (filled in for a checkpoint).
         last_finite: the newest finite loss that the host has seen.
@@ -27,6 +28,7 @@ class Progress:
 
     step: int = 0
     evaluated_step: int = 0
+    lengths_step: int = 0
     latest: dict[str, float] = field(default_factory=dict)
     losses: list[float] = field(default_factory=list)
     norms: list[float] = field(default_factory=list)
@@ -37,6 +39,7 @@ class Progress:
         """Return the progress as JSON; floats survive exactly (Python writes the shortest text that reads back)."""
         return {
             "evaluated_step": self.evaluated_step,
+            "lengths_step": self.lengths_step,
             "latest": dict(self.latest),
             "losses": list(self.losses),
             "norms": list(self.norms),

@@ -14,6 +14,7 @@ from workers.training.checkpoint import CheckpointStore, check_identity
 from workers.training.context import RunContext, RunResult
 from workers.training.determinism import reproducible, restore_random_state, seed_global
 from workers.training.errors import RunOutOfMemoryError, is_out_of_memory
+from workers.training.extrapolation import task_at
 from workers.training.facts import note_facts
 from workers.training.loop import TrainingLoop, peak_memory_mb
 from workers.training.optim import build_optimizer
@@ -51,6 +52,8 @@ def _run(spec: RunSpec, context: RunContext, placement: Placement) -> RunResult:
         torch.cuda.reset_peak_memory_stats(placement.device)
     choice.reset_used()
     task = build_task(spec.task)
+    for length in spec.train.eval_lengths:
+        build_task(task_at(spec.task, length))  # what cannot be evaluated should come to light before the training
     seed_global(spec.seed, "init")
     model = build_model(spec.model, task.vocab_size).to(placement.device)
     optimizer = build_optimizer(model, spec.train)
