@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from storage.rows import RunRow
 from tui.format import bar, bytes_size, clock_time, count_label, duration, number, plain
 from tui.messages import Detail
-from tui.progress import eta_of, is_silent
+from tui.progress import eta_of, is_silent, share_of
 from tui.theme import STATUS_GLYPHS
 from tui.widgets.text_view import TextLine
 
@@ -30,9 +30,8 @@ def run_lines(run: RunRow, now: float, metric: str) -> list[TextLine]:
     lines: list[TextLine] = [[(run_title(run), "accent")], labelled("id", run.id)]
     status = "silent, no sign of life" if is_silent(run, now) else run.status
     lines.append(labelled("status", f"{STATUS_GLYPHS.get(run.status, '?')} {status}", run.status))
-    share = run.step / run.total_steps if run.total_steps else 0.0
     total = f" of {count_label(run.total_steps)}" if run.total_steps else ""
-    filled, rest = bar(share, 10)
+    filled, rest = bar(share_of(run), 10)
     lines.append([(f"{'step':<{LABEL}} ", "muted"), (filled, run.status), (rest, "faint"),
                   (f" {count_label(run.step)}{total}", "")])  # fmt: skip
     if (eta := eta_of(run, now)) is not None:

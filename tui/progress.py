@@ -8,6 +8,13 @@ FALLBACK_METRICS = ("valid/accuracy", "valid/loss", "valid/bpb", "train/loss", "
 SILENT_S = 60.0  # a running run that gave no sign of life for so long is shown as silent
 
 
+def share_of(run: RunRow) -> float:
+    """Return how much of a run is done, 0 to 1: one that has completed early is done, one that failed is where it was."""
+    if run.status == "completed":
+        return 1.0
+    return min(1.0, run.step / run.total_steps) if run.total_steps else 0.0
+
+
 def eta_of(run: RunRow, now: float) -> float | None:
     """Return the seconds until a running run is done, by its own rate; None where it cannot be told."""
     if run.status != "running" or not run.total_steps or run.step <= 0:

@@ -17,7 +17,7 @@ from tui.describe import config_lines, event_lines, origin_lines, run_lines, run
 from tui.format import bar, count_label, duration
 from tui.keys import Situation, bindings
 from tui.messages import Detail, LogRead, Snapshot
-from tui.progress import deciding_metric, eta_of, is_silent
+from tui.progress import deciding_metric, eta_of, is_silent, share_of
 from tui.screens.base import Mover
 from tui.screens.control import ControlScreen
 from tui.screens.curve_actions import CurveActions
@@ -115,9 +115,8 @@ class RunScreen(CurveActions, ControlScreen):
             self.query_one("#state", TextBar).show((f" {self.run_id} is not in the store", "bad"))
             return
         now = self.lab.now()
-        share = run.step / run.total_steps if run.total_steps else 0.0
         total = f" of {count_label(run.total_steps)}" if run.total_steps else ""
-        filled, rest = bar(share, 16)
+        filled, rest = bar(share_of(run), 16)
         pieces = [(f" {STATUS_GLYPHS.get(run.status, '?')} {run.status} ", run.status),
                   (f" {filled}", run.status), (rest, "faint"), (f" step {count_label(run.step)}{total}", "")]  # fmt: skip
         if is_silent(run, now):

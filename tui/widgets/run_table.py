@@ -7,9 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 from storage.rows import RunRow
-from tui.format import bar, count_label, duration, fit, number, plain
+from tui.format import bar, cells, count_label, duration, fit, number, plain
 from tui.messages import Snapshot
-from tui.progress import deciding_metric, eta_of, is_silent
+from tui.progress import deciding_metric, eta_of, is_silent, share_of
 from tui.settings import Settings
 from tui.theme import STATUS_GLYPHS, Palette
 from tui.widgets.column import Column, Piece
@@ -51,10 +51,14 @@ def _name_value(run: RunRow) -> tuple[str, int, int]:
     return (run.ablation or run.name, run.trial_index, run.seed)
 
 
-def _paint_name(run: RunRow, _now: float, palette: Palette, width: int) -> Sequence[Piece]:
-    seed = f" s{run.seed}"
+def _name_parts(run: RunRow) -> tuple[str, str]:
     label = (run.trial_label or run.name) if run.ablation_id else run.name
-    return ((fit(label, min(len(label), width - len(seed))), ""), (seed, palette.muted))
+    return label, f" s{run.seed}"
+
+
+def _paint_name(run: RunRow, _now: float, palette: Palette, width: int) -> Sequence[Piece]:
+    label, seed = _name_parts(run)
+    return ((fit(label, min(cells(label), width - len(seed))), ""), (seed, palette.muted))
 
 
 def _paint_status(run: RunRow, now: float, palette: Palette, _width: int) -> Sequence[Piece]:
@@ -64,7 +68,7 @@ def _paint_status(run: RunRow, now: float, palette: Palette, _width: int) -> Seq
 
 
 def _paint_progress(run: RunRow, _now: float, palette: Palette, width: int) -> Sequence[Piece]:
-    share = run.step / run.total_steps if run.total_steps else (1.0 if run.status == "completed" else 0.0)
+    share = share_of(run)
     color = palette.statuses.get(run.status, palette.muted)
     filled, rest = bar(share, width - 5)
     return ((filled, color), (rest, palette.faint), (f" {min(share, 1.0):>4.0%}", palette.muted))
@@ -97,7 +101,7 @@ BASE: tuple[RunColumn, ...] = (
     Column("id", "id", 5, lambda run: run.id, _paint_id),
     Column("name", "run", 14, _name_value, _paint_name, flexible=True),
     Column("status", "status", 11, lambda run: STATUS_ORDER.get(run.status, 9), _paint_status),
-    Column("progress", "progress", 9, lambda run: run.step / run.total_steps if run.total_steps else None,
+    Column("progress", "progress", 9, share_of,
            _paint_progress, descending=True),
     Column("eta", "eta", 5, _eta_value, _paint_eta, align="right"),
     Column("age", "age", 5, lambda run: -run.created_at, _paint_age, align="right"),
@@ -160,6 +164,7 @@ class RunTable(VirtualTable[RunRow]):
         if shared != self.shared_metric:
             self.shared_metric = shared
             self.rebuild()
+        self.wanted["name"] = max((sum(cells(text) for text in _name_parts(run)) for run in runs[:200]), default=0)
         self.set_rows(runs)
 
     def visible_runs(self) -> list[RunRow]:

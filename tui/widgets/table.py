@@ -69,6 +69,7 @@ class VirtualTable(ScrollView, Generic[Row], inherit_bindings=False):
         self.sort_key = ""
         self.descending = True
         self._key = ""
+        self.wanted: dict[str, int] = {}
         self._widths: list[int] = []
         self._painted: dict[int, tuple[Row, Strip]] = {}
 
@@ -183,11 +184,18 @@ class VirtualTable(ScrollView, Generic[Row], inherit_bindings=False):
 
     def _measure(self) -> None:
         room = self.scrollable_content_region.width - 1
-        fixed = sum(column.width for column in self.columns if not column.flexible) + len(self.columns)
-        flexible = [column for column in self.columns if column.flexible]
-        spare = max(0, room - fixed - sum(column.width for column in flexible))
-        share = spare // len(flexible) if flexible else 0
-        self._widths = [column.width + (min(share, 60) if column.flexible else 0) for column in self.columns]
+        # a flexible column has what its texts want, up to three tenths of the room, and its share of what is left over
+        least = [
+            max(column.width, min(self.wanted.get(column.key, 0), room * 3 // 10)) if column.flexible else column.width
+            for column in self.columns
+        ]
+        spare = max(0, room - sum(least) - len(least))
+        flexible = sum(column.flexible for column in self.columns)
+        share = min(60, spare // flexible) if flexible else 0
+        widths = [width + (share if column.flexible else 0) for column, width in zip(self.columns, least, strict=True)]
+        if widths != self._widths:
+            self._widths = widths
+            self.refresh()
         self.virtual_size = Size(sum(self._widths) + len(self._widths) + 1, len(self.rows) + 1)
 
     def _show_cursor(self) -> None:
