@@ -87,6 +87,7 @@ def _follow(context: typer.Context, paths: HomePaths, done: Submitted, metric: s
 
 
 def _print_table(paths: HomePaths, ablation_id: str) -> None:
+    """Print the table of the metric that decides, and one of each metric that the ablation names beside it."""
     from app.matrices import print_matrix, title_of
     from storage.matrix import build_matrix
     from storage.queries import Reader
@@ -94,7 +95,9 @@ def _print_table(paths: HomePaths, ablation_id: str) -> None:
     with Reader(paths) as reader:
         ablation = reader.ablation(ablation_id)
         runs = reader.runs(ablation_id=ablation_id)
-    print_matrix(build_matrix(ablation, runs), "text", title=title_of(ablation))
+    logged = {key for run in runs for key in run.metrics}
+    for metric in (ablation.metric, *(key for key in ablation.secondary if key in logged)):
+        print_matrix(build_matrix(ablation, runs, metric=metric), "text", title=title_of(ablation))
 
 
 def _tell_next(context: typer.Context, reference: str, *, ablation: bool) -> None:

@@ -143,3 +143,14 @@ def in_a_terminal(folder: Folder, words: list[str], extra: dict[str, str]) -> st
     os.close(terminal)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     return written.decode()
+
+
+def test_what_was_followed_ends_with_a_table_of_each_metric_that_the_ablation_names(tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    also = 'direction = "max"\nalso = ["valid/sequence_accuracy", "valid/bpb"]'
+    (tmp_path / "two.toml").write_text(TINY.replace('direction = "max"', also))
+    _, *tables = folder.call("submit", "two.toml", "--executor", "inline", "--follow").splitlines()
+    header, *cells = folder.call("table", "two", "--metric", "valid/sequence_accuracy").splitlines()
+    # copying has no bits per byte: a metric that no run has logged gets no table
+    assert [line for line in tables if line == header] == [header, header]
+    assert tables[-len(cells) :] == cells
