@@ -19,6 +19,7 @@ check: $(INSTALLED) ## lint, formatting, strict types, import directions
 	$(BIN)/lint-imports
 
 gpu-test: $(INSTALLED) ## parity of the Triton kernels on this machine's GPU
+	@$(BIN)/python -c 'import sys, torch; sys.exit(0 if torch.cuda.is_available() else "gpu-test: torch sees no CUDA device here, and skipped tests would prove nothing")'
 	$(BIN)/python -m pytest -q -m gpu tests/parity
 
 format: $(INSTALLED)
