@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import time
 from collections.abc import Mapping, Sequence
@@ -22,6 +23,12 @@ _SETTINGS = {"user_version", "journal_mode", "compile_options", "database_list",
 _FORBIDDEN_FUNCTIONS = {"load_extension", "fts3_tokenizer", "writefile", "readfile", "edit"}
 _OPCODES = 10_000  # SQLite's own steps between two looks at the clock, a fraction of a millisecond
 _MAX_VALUE_BYTES = 256 * 2**20
+# what stands between FROM or JOIN and the next clause: the names of tables, and their aliases
+_SOURCES = re.compile(
+    r"\b(?:from|join)\b(.*?)(?=\b(?:from|join|where|group|having|window|order|limit|on|using|union|except|intersect)\b"
+    r"|[();]|$)",
+    re.IGNORECASE | re.DOTALL,
+)
 
 _ACTIONS = {
     sqlite3.SQLITE_INSERT: "INSERT",
@@ -84,7 +91,7 @@ def run_query(
         except (sqlite3.Error, sqlite3.Warning, ValueError, OverflowError) as error:
             connection.set_authorizer(None)
             connection.set_progress_handler(None, 0)
-            raise guard.explain(error, connection, paths) from error
+            raise guard.explain(error, connection, paths, sql) from error
         if cursor.description is None:
             raise QueryFailed("there is no statement to run. Try: SELECT * FROM v_runs LIMIT 10")
         columns = [str(column[0]) for column in cursor.description]
@@ -124,7 +131,7 @@ class _Guard:
         self._late = time.monotonic() > self._deadline
         return self._late
 
-    def explain(self, error: Exception, connection: sqlite3.Connection, paths: HomePaths) -> Exception:
+    def explain(self, error: Exception, connection: sqlite3.Connection, paths: HomePaths, sql: str) -> Exception:
         """Return the store's error for one of sqlite3's."""
         text = str(error)
         if "may not be modified" in text:
@@ -144,7 +151,7 @@ class _Guard:
             translated = store_error(error, paths.database)
             if isinstance(translated, StoreLocked):
                 return translated
-        return QueryFailed(f"{text}{_hint(text, connection)}")
+        return QueryFailed(f"{text}{_hint(text, connection, sql)}")
 
 
 def _reads_only(pragma: str, argument: str | None) -> bool:
@@ -152,8 +159,8 @@ def _reads_only(pragma: str, argument: str | None) -> bool:
     return name in _DESCRIBING or (name in _SETTINGS and argument is None)
 
 
-def _hint(text: str, connection: sqlite3.Connection) -> str:
-    """Name the nearest table or column to the one that an error says does not exist."""
+def _hint(text: str, connection: sqlite3.Connection, sql: str) -> str:
+    """Name the nearest table, or the nearest column of the statement's tables, to one that does not exist."""
     kind, colon, name = text.rpartition(": ")
     if not colon:
         return ""
@@ -167,9 +174,19 @@ def _hint(text: str, connection: sqlite3.Connection) -> str:
     if kind != "no such column":
         return ""
     table, _, column = name.rpartition(".")
-    owners = [table] if table in tables else tables
+    owners = [table] if table in tables else _named(sql, tables)
     columns = {
         str(row[0]) for owner in owners for row in connection.execute("SELECT name FROM pragma_table_info(?)", (owner,))
     }
-    meant = nearest(column, sorted(columns))
+    if column.lower() in {known.lower() for known in columns}:
+        return ""  # under a wrong alias: offering the very word would be no help
+    # views shorten the tables' names: `trial_label` there is `trial`, which is less near than `trial_index`
+    shorter = [known for known in columns if column.startswith(f"{known}_")]
+    meant = max(shorter, key=len) if shorter else nearest(column, sorted(columns))
     return f". Did you mean {meant!r}?" if meant else ""
+
+
+def _named(sql: str, tables: Sequence[str]) -> list[str]:
+    """Return the tables and views that a statement reads from, by its text: it did not compile."""
+    words = {word.lower() for source in _SOURCES.findall(sql) for word in re.findall(r"\w+", source)}
+    return [table for table in tables if table.lower() in words]
