@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -65,12 +66,10 @@ def store(
     as_json: Json = False,
 ) -> None:
     """Measure the store: lists of 1,000 and 10,000 runs, curves, and how fast metrics are taken in."""
-    from tempfile import TemporaryDirectory
-
     from storage.bench import measure_store
 
-    with TemporaryDirectory(prefix="mambalab-bench-", dir=folder) as place:
-        results = measure_store(Path(place))
+    with _place(folder) as place:
+        results = measure_store(place)
     _report("store", results, output, as_json)
 
 
@@ -82,13 +81,24 @@ def ui(
     as_json: Json = False,
 ) -> None:
     """Measure the terminal UI in a terminal of 160 x 50: first paint, curves, keys while 32 runs report. Takes minutes."""
-    from tempfile import TemporaryDirectory
-
     from tui.bench import measure_ui
 
-    with TemporaryDirectory(prefix="mambalab-bench-", dir=folder) as place:
-        results = measure_ui(Path(place))
+    with _place(folder) as place:
+        results = measure_ui(place)
     _report("ui", results, output, as_json)
+
+
+@contextmanager
+def _place(folder: Path | None) -> Iterator[Path]:
+    """Make a folder for sample stores, and remove it afterwards. Ends with bad input where none can be made."""
+    from tempfile import TemporaryDirectory
+
+    try:
+        made = TemporaryDirectory(prefix="mambalab-bench-", dir=folder)
+    except OSError as error:
+        bad_input(f"--folder: cannot make sample stores in {folder or 'the temporary folder'}: {error.strerror}")
+    with made as place:
+        yield Path(place)
 
 
 def _report(subject: str, results: dict[str, Any], output: Path | None, as_json: bool) -> None:

@@ -122,3 +122,12 @@ def test_benchmarks_tell_what_they_were_measured_on(
     assert call("bench", "store").stdout == "measure\tvalue\nruns_first_ms_1000\t1.5\n"
     monkeypatch.setattr("tui.bench.measure_ui", lambda folder: {"first paint": {"median": 0.25}})
     assert call("bench", "ui").stdout == "measure\tvalue\nfirst paint: median\t0.25\n"
+
+
+@pytest.mark.parametrize("subject", ["store", "ui"])
+def test_a_bench_without_its_folder_is_bad_input(call: Call, home: HomePaths, subject: str) -> None:
+    done = call("bench", subject, "--folder", "missing")
+    assert done.code == 2
+    assert done.stderr.strip() == "error: --folder: cannot make sample stores in missing: No such file or directory"
+    (home.root.parent / "file").write_text("")
+    assert "cannot make sample stores in file: Not a directory" in call("bench", subject, "--folder", "file").stderr
