@@ -59,6 +59,9 @@ class TrainSpec(Spec):
 
     steps: int = Field(1000, ge=1)
     batch_size: int = Field(32, ge=1)
+    accumulate: int = Field(
+        1, ge=1, description="micro-batches that a step's batch is computed in, which saves memory; divides batch_size"
+    )
     lr: float = Field(1e-3, gt=0)
     schedule: Literal["constant", "cosine"] = "constant"
     warmup_steps: int = Field(0, ge=0)
@@ -73,7 +76,7 @@ class TrainSpec(Spec):
     log_every: int = Field(10, ge=1)
     eval_every: int = Field(0, ge=0, description="0: only at the end")
     eval_batches: int = Field(16, ge=1)
-    eval_batch_size: int = Field(0, ge=0, description="0: as batch_size")
+    eval_batch_size: int = Field(0, ge=0, description="0: as batch_size, in micro-batches too")
     eval_lengths: tuple[int, ...] = Field(
         (), description="other lengths to evaluate at once training has ended, as valid/accuracy@L and valid/loss@L"
     )
@@ -81,6 +84,15 @@ class TrainSpec(Spec):
     keep_checkpoints: int = Field(2, ge=1)
     stop_at: float | None = Field(None, description="end early once the evaluated stop_metric reaches this value")
     stop_metric: str = "valid/accuracy"
+
+    @model_validator(mode="after")
+    def _micro_batches_are_equal(self) -> TrainSpec:
+        if self.batch_size % self.accumulate:
+            raise ValueError(
+                f"batch_size must be a multiple of accumulate (batch_size is the batch of one update, accumulate the "
+                f"micro-batches that it is computed in), got {self.batch_size} and {self.accumulate}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _lengths_differ(self) -> TrainSpec:

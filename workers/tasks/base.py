@@ -22,6 +22,13 @@ class Batch(NamedTuple):
     inputs: Tensor
     targets: Tensor
 
+    def cut(self, parts: int) -> list[Batch]:
+        """Return the sequences in order as so many batches of one size; `parts` divides their number."""
+        return [
+            Batch(inputs, targets)
+            for inputs, targets in zip(self.inputs.chunk(parts), self.targets.chunk(parts), strict=True)
+        ]
+
 
 class EvalTotals:
     """Sums over an evaluation, kept on the device so that adding a batch does not wait for it.

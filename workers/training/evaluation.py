@@ -29,6 +29,7 @@ def evaluate(
     """
     was_training = model.training
     batch_size = train.eval_batch_size or train.batch_size
+    parts = 1 if train.eval_batch_size else train.accumulate
     totals = EvalTotals(placement.device)
     model.eval()
     try:
@@ -36,9 +37,10 @@ def evaluate(
             for batch in task.evaluation(EVALUATION_SEED, train.eval_batches, batch_size, placement.device):
                 if should_stop():
                     return None
-                with placement.autocast():
-                    logits = model(batch.inputs)
-                totals.add(logits.float(), batch.targets)
+                for part in batch.cut(parts):
+                    with placement.autocast():
+                        logits = model(part.inputs)
+                    totals.add(logits.float(), part.targets)
     finally:
         model.train(was_training)
     return task.metrics(totals)

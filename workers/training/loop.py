@@ -30,7 +30,7 @@ from kernels.common import choice
 from workers.errors import SpecError
 from workers.models import LanguageModel
 from workers.specs import RunSpec
-from workers.tasks import IGNORE, Task
+from workers.tasks import IGNORE, Batch, Task
 from workers.training.checkpoint import CheckpointStore
 from workers.training.clock import StepClock
 from workers.training.context import Reason, RunContext
@@ -130,20 +130,33 @@ class TrainingLoop:
     def _update(self, step: int, *, measure: bool) -> Tensor | None:
         """Do one optimizer update; return the batch's accuracy (a scalar on the device) where it is to be measured."""
         self._generator.manual_seed(derive_seed(self.spec.seed, "data", step))
-        batch = self.task.sample(self._generator, self.spec.train.batch_size, self.placement.device)
-        targets = batch.targets.flatten()
-        with self.placement.autocast():
-            logits = self.model(batch.inputs).flatten(0, 1)
-        loss = F.cross_entropy(logits.float(), targets, ignore_index=IGNORE)
+        train, device = self.spec.train, self.placement.device
+        batch = self.task.sample(self._generator, train.batch_size, device)
+        supervised = (batch.targets != IGNORE).sum()
+        loss, right = torch.zeros((), device=device), torch.zeros((), dtype=torch.int64, device=device)
         self.optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
-        norm = clip_gradients(self._parameters, self.spec.train.clip_grad_norm)
+        for part in batch.cut(train.accumulate):
+            share, hits = self._add_gradients(part, supervised, measure=measure)
+            loss += share
+            right += hits
+        norm = clip_gradients(self._parameters, train.clip_grad_norm)
         self.optimizer.step()
-        self._window.record(loss.detach(), norm)
-        if not measure:
-            return None
-        right: Tensor = (logits.detach().argmax(-1) == targets).sum()  # IGNORE is no token: such positions never count
-        return right / (targets != IGNORE).sum()
+        self._window.record(loss, norm)
+        return right / supervised if measure else None
+
+    def _add_gradients(self, part: Batch, supervised: Tensor, *, measure: bool) -> tuple[Tensor, Tensor | int]:
+        """Add a micro-batch's gradients; return its share of the step's loss and, where measured, how many are right.
+
+        A share is the sum over the micro-batch's supervised positions by the number of those of the whole step, so
+        that every position counts alike, wherever the cuts are. All that the pass held is free on return.
+        """
+        targets = part.targets.flatten()
+        with self.placement.autocast():
+            logits = self.model(part.inputs).flatten(0, 1)
+        share = F.cross_entropy(logits.float(), targets, ignore_index=IGNORE, reduction="sum") / supervised
+        torch.autograd.backward(share)
+        # IGNORE is no token: such positions are never right
+        return share.detach(), (logits.detach().argmax(-1) == targets).sum() if measure else 0
 
     def _log(self, step: int, lr: float, accuracy: Tensor) -> None:
         losses, norms = self._read_window()

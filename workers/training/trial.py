@@ -118,6 +118,7 @@ def _out_of_memory(spec: RunSpec, placement: Placement, error: BaseException) ->
     said = (str(error).splitlines() or [type(error).__name__])[0]
     return (
         f"out of memory on {placement.device} (peak {peak_memory_mb(placement.device):,.0f} MiB) with train.batch_size "
-        f"{train.batch_size}, train.eval_batch_size {train.eval_batch_size or train.batch_size}. Lower these or "
-        f"model.d_model, or give the run a whole GPU (resources.gpus = 1.0). The allocator said: {said}"
+        f"{train.batch_size}, train.accumulate {train.accumulate}, train.eval_batch_size "
+        f"{train.eval_batch_size or train.batch_size}. Raise train.accumulate, lower the others or model.d_model, or give "
+        f"the run a whole GPU (resources.gpus = 1.0). The allocator said: {said}"
     )
