@@ -45,6 +45,14 @@ def lighten(parameter: Any) -> None:
 class PlainCommand(TyperCommand):
     """A command whose parameters are coerced plainly."""
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the words. Where a number is the last of them, `-1` is one and not an option."""
+        last = next((found for found in reversed(self.params) if found.param_type_name == "argument"), None)
+        takes_number = getattr(getattr(last, "type_descriptor", None), "annotation", None) is int
+        if takes_number and args and "--" not in args and args[-1][0:1] == "-" and args[-1][1:].isdecimal():
+            args = [*args[:-1], "--", args[-1]]
+        return super().parse_args(ctx, args)
+
     def get_params(self, ctx: Any) -> list[Any]:
         """Return the parameters, the help option included."""
         found = super().get_params(ctx)

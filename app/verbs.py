@@ -25,6 +25,7 @@ VERBS: dict[str, Verb] = {
     "run": Verb("Run", "run", "run"),
     "cancel": Verb("Run", "cancel", "cancel"),
     "retry": Verb("Run", "retry", "retry"),
+    "priority": Verb("Run", "priority", "priority"),
     "down": Verb("Run", "down", "down"),
     "ui": Verb("Look", "ui", "ui"),
     "ls": Verb("Look", "ls", "ls"),

@@ -53,20 +53,36 @@ def act_on_cancellations(paths: HomePaths) -> None:
     Runs that wait are cancelled here: the store does that only to a run that waits still, so a controller that starts
     meanwhile is no matter. Runs at work belong to a controller that died: one like it is started, finds and stops them.
     """
-    from storage.repository import Repository
-    from storage.status import RequestKind
     from workers.jobs.submission import controller_alive, ensure_controller
 
-    if controller_alive(paths):
-        return
+    if not controller_alive(paths) and _settle_what_waits(paths):
+        ensure_controller(paths, options_of_the_last(paths))
+
+
+def act_on_priorities(paths: HomePaths) -> None:
+    """Give queued runs their new place where no controller is alive to do it. Starts nothing."""
+    from workers.jobs.submission import controller_alive
+
+    if not controller_alive(paths):
+        _settle_what_waits(paths)
+
+
+def _settle_what_waits(paths: HomePaths) -> bool:
+    """Settle the requests about queued runs that need no controller; return whether others are left."""
+    from storage.repository import Repository
+    from storage.status import RequestKind
+
     with Repository(paths) as repository:
         for request in repository.pending_requests():
             now = time.time()
             if request.kind == RequestKind.CANCEL and repository.cancel_queued(request.run_id, now):
                 repository.settle_request(request.id, done=True, outcome="cancelled before it started", now=now)
-        left = bool(repository.pending_requests())
-    if left:
-        ensure_controller(paths, options_of_the_last(paths))
+            elif request.kind == RequestKind.PRIORITY:
+                number = int(request.payload["priority"])
+                done = repository.set_priority(request.run_id, number)
+                outcome = f"priority {number}" if done else "only a queued run has a priority"
+                repository.settle_request(request.id, done=done, outcome=outcome, now=now)
+        return bool(repository.pending_requests())
 
 
 def go_on_with_the_queue(paths: HomePaths) -> None:
@@ -91,8 +107,10 @@ def options_of_the_last(paths: HomePaths) -> SubmitOptions:
 
 
 def wake(paths: HomePaths, kind: str) -> None:
-    """Have a request of this kind acted on: `cancel` starts nothing that waits, `retry` goes on with the queue."""
+    """Have a request of this kind acted on: `cancel` and `priority` start nothing that waits, `retry` goes on with the queue."""
     if kind == "cancel":
         act_on_cancellations(paths)
+    elif kind == "priority":
+        act_on_priorities(paths)
     elif kind == "retry":
         go_on_with_the_queue(paths)

@@ -76,7 +76,7 @@ class ControlScreen(LabScreen):
                 return
             self.lab.control(
                 f"priority {priority} for {_named(runs)}",
-                f"# priority {priority} for {' '.join(ids)}: the command line has no verb for it",
+                command("priority", *ids, str(priority)),
                 lambda: control.request(self.lab.paths, RequestKind.PRIORITY, ids, {"priority": priority}),
                 wakes="priority",
             )

@@ -104,6 +104,51 @@ def test_retry_queues_what_ended_badly_and_goes_on_with_what_waits(
     assert "these are completed" in nothing.stderr
 
 
+def test_a_waiting_run_gets_its_place_without_a_controller(
+    call: Call, lab: Lab, reader: Reader, started: list[SubmitOptions]
+) -> None:
+    done = call("priority", "demo", "5")
+    assert (done.code, done.stdout) == (0, f"{lab.runs[3]}\n")
+    assert "3 of 4 do not wait" in done.stderr
+    assert reader.run(lab.runs[3]).priority == 5
+    assert [(request.kind, request.status) for request in reader.requests(lab.runs[3])] == [("priority", "done")]
+    assert call("priority", lab.runs[3], "-2").code == 0
+    assert reader.run(lab.runs[3]).priority == -2
+    assert started == []
+
+
+@pytest.mark.usefixtures("controller")
+def test_a_living_controller_is_asked_for_the_place(call: Call, lab: Lab, reader: Reader) -> None:
+    assert call("priority", lab.runs[3], "5").code == 0
+    assert reader.run(lab.runs[3]).priority == 0
+    (request,) = reader.requests(lab.runs[3])
+    assert (request.kind, request.status, request.payload) == ("priority", "pending", {"priority": 5})
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["demo", "much"], "got 'much', expected a whole number"),
+        (["demo", "9000000000000000000000"], "of at most 1e+06"),
+        (["demo"], "Missing argument"),
+        (["--fast", "demo", "1"], "No such option"),
+    ],
+    ids=["word", "huge", "none", "option"],
+)
+def test_a_place_that_cannot_be_is_bad_input(call: Call, lab: Lab, reader: Reader, words: list[str], told: str) -> None:
+    done = call("priority", *words)
+    assert done.code == 2
+    assert told.lower() in done.stderr.lower()
+    assert reader.requests(lab.runs[3]) == []
+
+
+def test_what_does_not_wait_has_no_place(call: Call, lab: Lab, reader: Reader) -> None:
+    done = call("priority", lab.runs[0], "1")
+    assert done.code == 2
+    assert "only queued runs have an order to change; these are completed" in done.stderr
+    assert reader.requests(lab.runs[0]) == []
+
+
 def test_down_tells_how_to_go_on_with_what_waits(call: Call, lab: Lab) -> None:
     done = call("down")
     assert done.code == 0

@@ -125,6 +125,7 @@ async def test_priority_asks_for_a_whole_number(store: HomePaths, drive: Drive) 
         await write(pilot, "7")
         await done(pilot)
         assert [(row.kind, row.payload) for row in requests_of(store, run.id)] == [("priority", {"priority": 7})]
+        assert lab(pilot).commands[0].command == f"mambalab priority {run.id} 7"
 
 
 async def test_tags_are_put_on_and_taken_off_and_seen_in_the_list(store: HomePaths, drive: Drive) -> None:
