@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -179,6 +180,14 @@ def resolve(name: str, position: int, fields: Fields | None) -> Accessor:
     close = get_close_matches(name, [*known, *short], n=1)
     hint = f"; the nearest is {close[0]}" if close else ""
     raise FilterError(f"no run has a field {name!r}{hint}", position)
+
+
+def groupings(fields: Fields) -> list[str]:
+    """Return the names to suggest for groups: keys of the configuration by their short names where these say enough."""
+    short = Counter(key.rpartition(".")[2] for key in fields.config)
+    plain_names = {name for name, count in short.items() if count == 1} - BUILT_IN.keys()
+    return [*sorted(fields.config), *sorted(fields.axes), "status", "ablation", "trial", "tags", "seed",
+            *sorted(plain_names)]  # fmt: skip
 
 
 def _config(key: str) -> Accessor:

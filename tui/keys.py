@@ -152,6 +152,8 @@ ACTIONS: tuple[Action, ...] = (
     _action("move_right", "greater_than_sign", "column right", "Move the column to the right", ("runs",), "List"),
     _action("narrower", "minus", "narrower", "Make the column narrower", ("runs",), "List"),
     _action("wider", "plus equals_sign", "wider", "Make the column wider", ("runs",), "List"),
+    _action("group_by", "b", "group by", "Group by a key of the configuration, an axis or another field; nothing ends it",
+            ("runs",), "List", footer=True),
     _action("archived", "Z", "archived", "Show or hide archived runs", ("runs",), "List"),
     _action("ablation", "o", "ablation", "Open the run's ablation", ("runs", "run"), "List", enabled=has_ablation,
             footer=True),

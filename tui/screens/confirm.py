@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.screen import ModalScreen
+from textual.suggester import SuggestFromList
 from textual.widgets import Input, Static
 
 
@@ -40,10 +42,15 @@ class ConfirmScreen(ModalScreen[bool]):
 class PromptScreen(ModalScreen[str | None]):
     """Asks for a line of text; None when it was left."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "leave", "leave")]
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "leave", "leave"),
+        Binding("tab", "complete", "complete", priority=True),
+    ]
 
-    def __init__(self, question: str, hint: str, value: str = "") -> None:
+    def __init__(self, question: str, hint: str, value: str = "", choices: Sequence[str] = ()) -> None:
+        """Ask; with `choices`, what is typed is completed to the first that begins so."""
         super().__init__()
+        self.choices = choices
         self.question = question
         self.hint = hint
         self.value = value
@@ -52,8 +59,13 @@ class PromptScreen(ModalScreen[str | None]):
         """Show the question and the field."""
         with Vertical(classes="dialogue"):
             yield Static(self.question, markup=False, classes="question")
-            yield Input(self.value, select_on_focus=False, compact=True)
+            suggester = SuggestFromList(self.choices, case_sensitive=False) if self.choices else None
+            yield Input(self.value, select_on_focus=False, compact=True, suggester=suggester)
             yield Static(self.hint, markup=False, classes="keys")
+
+    def action_complete(self) -> None:
+        """Take what the field suggests."""
+        self.query_one(Input).action_cursor_right()
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
         """Close with the text."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar
 
 from textual.app import ComposeResult
@@ -86,6 +87,8 @@ class RunsScreen(ControlScreen):
         words = []
         if self.filter.text:
             words.append(f"/{self.filter.text}  {self.matching} of {len(self.snapshot.runs)}")
+        if self.table.group_of is not None:
+            words.append(f"by {self.table.group_name}")
         if self.table.marks:
             words.append(f"{len(self.table.marks)} marked")
         if self.show_archived:
@@ -195,7 +198,7 @@ class RunsScreen(ControlScreen):
         self.apply_filter()
 
     def do_back(self) -> None:
-        """Leave the filter's field, then take the filter off, then the marks."""
+        """Leave the filter's field, then take the filter off, then the marks, then the groups."""
         if self.focused is not None and not self.filter.text and not self.bar.text:
             self.set_focus(None)
             self.bar.close()
@@ -205,6 +208,8 @@ class RunsScreen(ControlScreen):
             self.bar.close()
         elif self.table.marks:
             self.do_unmark()
+        elif self.table.group_of is not None:
+            self._group("", None)
         else:
             super().do_back()
 
@@ -246,6 +251,18 @@ class RunsScreen(ControlScreen):
     def do_reverse(self) -> None:
         """Turn the order round."""
         self.table.sort_by(self.table.sort_key or self.table.columns[self.table.column].key)
+
+    def do_group_by(self) -> None:
+        """Ask for a field, and group by it."""
+        from tui.screens.grouping import ask_for_grouping
+
+        ask_for_grouping(self.lab, self.table.group_name, self._group)
+
+    def _group(self, name: str, value_of: Callable[[RunRow], object] | None) -> None:
+        self.table.group_by(name, value_of)
+        self.apply_filter()
+        self.table.move_to(self.table.cursor)
+        self.show_bars()
 
     def do_archived(self) -> None:
         """Show or hide archived runs."""

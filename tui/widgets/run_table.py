@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -13,6 +14,8 @@ from tui.progress import deciding_metric, eta_of, is_silent, share_of
 from tui.settings import Settings
 from tui.theme import STATUS_GLYPHS, Palette
 from tui.widgets.column import Column, Piece
+from tui.widgets.order import Section
+from tui.widgets.run_groups import head_pieces, summarise
 from tui.widgets.sparkline import sparkline
 from tui.widgets.table import VirtualTable
 
@@ -125,6 +128,8 @@ class RunTable(VirtualTable[RunRow]):
         self.settings = settings
         self.sparks: Mapping[str, tuple[float, ...]] = {}
         self.by_ablation: dict[str, str] = {}
+        self.group_name = ""
+        self._summaries: dict[str, tuple[Section[RunRow], Counter[str], dict[str, str]]] = {}
         self.shared_metric = ""
         super().__init__([], lambda run: run.id, now=now, id=id)
         self.sort_key, self.descending = settings.sort, settings.descending
@@ -151,7 +156,10 @@ class RunTable(VirtualTable[RunRow]):
 
     def learn(self, snapshot: Snapshot) -> None:
         """Take over what the ablations decide by."""
-        self.by_ablation = {row.id: row.metric for row in snapshot.ablations}
+        known = {row.id: row.metric for row in snapshot.ablations}
+        if known != self.by_ablation:
+            self.by_ablation = known
+            self._summaries.clear()
 
     def metric_of(self, run: RunRow) -> str:
         """Return the metric that decides a run."""
@@ -170,7 +178,21 @@ class RunTable(VirtualTable[RunRow]):
     def visible_runs(self) -> list[RunRow]:
         """Return the runs in view."""
         top = round(self.scroll_y)
-        return self.rows[top : top + self.page]
+        lines = (self.sections.at(line) for line in range(top, top + self.page))
+        return [self.rows[index] for section, index in lines if section is None and index < len(self.rows)]
+
+    def group_by(self, name: str, value_of: Callable[[RunRow], Any] | None) -> None:
+        """Group the runs by a value, which the heads call by this name; None ends it."""
+        self.group_name, self.group_of = name, value_of
+        self._summaries.clear()
+
+    def head(self, section: Section[RunRow], palette: Palette) -> Sequence[Piece]:
+        """Return what the group has in common and how its runs do, worked out once as long as they stay the same."""
+        of, counts, means = self._summaries.get(section.title, (None, Counter(), {}))
+        if of is not section:
+            counts, means = summarise(section.rows, self.metric_of)
+            self._summaries[section.title] = section, counts, means
+        return head_pieces(f"{self.group_name} = {section.title or 'none'}", counts, means, palette)
 
     def _deciding_column(self) -> RunColumn:
         def value(run: RunRow) -> float | None:

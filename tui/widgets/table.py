@@ -2,7 +2,7 @@
 
 Textual's own DataTable measures every cell of every row. Here a row is formatted when its line is painted; sorting and
 selecting work on the objects themselves. The cursor and the marks belong to a row's key, not to its place, so they stay
-with their row while rows come, go and move.
+with their row while rows come, go and move. Grouped rows stand below a head for each group, which the cursor passes over.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from textual.strip import Strip
 
 from tui.format import cells, fit
 from tui.theme import Palette, palette_of, style
-from tui.widgets.column import Column, Row
+from tui.widgets.column import Column, Piece, Row, share_room
+from tui.widgets.order import Section, Sections, grouped, ordered
 
 
 class VirtualTable(ScrollView, Generic[Row], inherit_bindings=False):
@@ -64,6 +65,8 @@ class VirtualTable(ScrollView, Generic[Row], inherit_bindings=False):
         self.now = now
         self.rows: list[Row] = []
         self.marks: set[str] = set()
+        self.group_of: Callable[[Row], Any] | None = None
+        self.sections: Sections[Row] = Sections()
         self.cursor = 0
         self.column = 0
         self.sort_key = ""
@@ -71,7 +74,7 @@ class VirtualTable(ScrollView, Generic[Row], inherit_bindings=False):
         self._key = ""
         self.wanted: dict[str, int] = {}
         self._widths: list[int] = []
-        self._painted: dict[int, tuple[Row, Strip]] = {}
+        self._painted: dict[int, tuple[Row | Section[Row], Strip]] = {}
 
     def on_mount(self) -> None:
         """Learn the widths."""
@@ -91,23 +94,16 @@ class VirtualTable(ScrollView, Generic[Row], inherit_bindings=False):
 
     def set_rows(self, rows: Sequence[Row]) -> None:
         """Show these rows, in the table's order; the cursor stays with its row, or at its place if that is gone."""
-        self.rows = self._ordered(rows)
+        column = next((column for column in self.columns if column.key == self.sort_key), None)
+        self.rows = ordered(rows, column, descending=self.descending)
+        if self.group_of is None:
+            self.sections = Sections()
+        else:
+            self.sections = grouped(self.rows, self.group_of, self.sections)
+            self.rows = [row for section in self.sections.sections for row in section.rows]
         self._reanchor()
         self._measure()
         self.repaint_changed()
-
-    def _ordered(self, rows: Sequence[Row]) -> list[Row]:
-        column = next((column for column in self.columns if column.key == self.sort_key), None)
-        if column is None:
-            return list(rows)
-        keyed = [(column.value(row), row) for row in rows]
-        present = [pair for pair in keyed if pair[0] is not None and pair[0] == pair[0]]
-        missing = [row for value, row in keyed if value is None or value != value]
-        try:
-            present.sort(key=lambda pair: pair[0], reverse=self.descending)
-        except TypeError:  # a configuration's key may hold words in one run and numbers in another
-            present.sort(key=lambda pair: str(pair[0]), reverse=self.descending)
-        return [row for _, row in present] + missing
 
     def _reanchor(self) -> None:
         if not self.rows:
@@ -151,7 +147,8 @@ class VirtualTable(ScrollView, Generic[Row], inherit_bindings=False):
         self._show_cursor()
         if round(self.scroll_y) == top:
             width = self.size.width
-            self.refresh(*(Region(0, row - top + 1, width, 1) for row in (before, self.cursor)))
+            lines = (self.sections.line_of(row) for row in (before, self.cursor))
+            self.refresh(*(Region(0, line - top + 1, width, 1) for line in lines))
         self.post_message(self.Moved(self))
 
     @property
@@ -183,27 +180,20 @@ class VirtualTable(ScrollView, Generic[Row], inherit_bindings=False):
         return [row for row in rows if self.key_of(row) in self.marks] if self.marks else []
 
     def _measure(self) -> None:
-        room = self.scrollable_content_region.width - 1
-        # a flexible column has what its texts want, up to three tenths of the room, and its share of what is left over
-        least = [
-            max(column.width, min(self.wanted.get(column.key, 0), room * 3 // 10)) if column.flexible else column.width
-            for column in self.columns
-        ]
-        spare = max(0, room - sum(least) - len(least))
-        flexible = sum(column.flexible for column in self.columns)
-        share = min(60, spare // flexible) if flexible else 0
-        widths = [width + (share if column.flexible else 0) for column, width in zip(self.columns, least, strict=True)]
+        widths = share_room(self.columns, self.wanted, self.scrollable_content_region.width - 1)
         if widths != self._widths:
             self._widths = widths
             self.refresh()
-        self.virtual_size = Size(sum(self._widths) + len(self._widths) + 1, len(self.rows) + 1)
+        self.virtual_size = Size(sum(self._widths) + len(self._widths) + 1, len(self.rows) + len(self.sections) + 1)
 
     def _show_cursor(self) -> None:
         top, height = round(self.scroll_y), self.page
-        if self.cursor < top:
-            self.scroll_to(y=self.cursor, animate=False, immediate=True)
-        elif self.cursor >= top + height:
-            self.scroll_to(y=self.cursor - height + 1, animate=False, immediate=True)
+        line = self.sections.line_of(self.cursor)
+        first = line - (self.sections.at(line - 1)[0] is not None)  # with the head of its section where that is above
+        if first < top:
+            self.scroll_to(y=first, animate=False, immediate=True)
+        elif line >= top + height:
+            self.scroll_to(y=line - height + 1, animate=False, immediate=True)
 
     def _show_column(self) -> None:
         start = sum(self._widths[: self.column]) + self.column
@@ -223,10 +213,9 @@ class VirtualTable(ScrollView, Generic[Row], inherit_bindings=False):
             return
         palette, top, dirty = palette_of(self.app.theme), round(self.scroll_y), []
         for y in range(1, self.scrollable_content_region.height):
-            index = y - 1 + top
-            row = self.rows[index] if index < len(self.rows) else None
+            item = self._item(y - 1 + top)
             before, strip = self._painted.get(y, (None, None))
-            same = before is row and (row is None or not all_rows or strip == self._line(index, palette))
+            same = before is item and (item is None or not all_rows or strip == self._strip(y - 1 + top, palette))
             if not same:
                 dirty.append(Region(0, y, self.size.width, 1))
         if dirty:
@@ -240,14 +229,31 @@ class VirtualTable(ScrollView, Generic[Row], inherit_bindings=False):
         if y == 0:
             strip = self._header(palette)
         else:
-            index = y - 1 + top
-            if index >= len(self.rows):
+            item = self._item(y - 1 + top)
+            if item is None:
                 self._painted.pop(y, None)
                 return Strip.blank(width, self.rich_style)
-            strip = self._line(index, palette)
-            self._painted[y] = self.rows[index], strip
-        strip = strip.crop_extend(left, left + width, self._ground(y - 1 + top, palette))
+            strip = self._strip(y - 1 + top, palette)
+            self._painted[y] = item, strip
+            if isinstance(item, Section):
+                return strip.crop_extend(0, width, style(palette.text, palette.surface))
+        strip = strip.crop_extend(left, left + width, self._ground(self.sections.at(y - 1 + top)[1], palette))
         return self._more(strip, palette) if y == 0 else strip
+
+    def _item(self, line: int) -> Row | Section[Row] | None:
+        section, index = self.sections.at(line)
+        return section if section is not None else self.rows[index] if index < len(self.rows) else None
+
+    def _strip(self, line: int, palette: Palette) -> Strip:
+        section, index = self.sections.at(line)
+        if section is None:
+            return self._line(index, palette)
+        pieces = self.head(section, palette)
+        return Strip([Segment(text, style(ink or palette.text, palette.surface)) for text, ink in pieces])
+
+    def head(self, section: Section[Row], palette: Palette) -> Sequence[Piece]:
+        """Return what the line above a section says."""
+        return ((f" {section.title}  ", palette.accent), (f"{len(section.rows)}", palette.muted))
 
     def _ground(self, index: int, palette: Palette) -> Style:
         return style(palette.text, palette.cursor if index == self.cursor else palette.background)
@@ -309,8 +315,8 @@ class VirtualTable(ScrollView, Generic[Row], inherit_bindings=False):
                     self.sort_by(self.columns[index].key)
                 start += width + 1
             return
-        index = y - 1 + round(self.scroll_y)
-        if index < len(self.rows):
+        section, index = self.sections.at(y - 1 + round(self.scroll_y))
+        if section is None and index < len(self.rows):
             self.move_to(index)
             if event.chain == 2:
                 self.post_message(self.Opened(self))
