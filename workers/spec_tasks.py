@@ -70,6 +70,9 @@ class MqarSpec(Spec):
         0.01, gt=0, description="gap g between pairs and query has weight g^(power-1); small: mostly near"
     )
     filler: Literal["zero", "random"] = "random"  # random: any token, keys too, as Zoology's `random_non_queries`
+    curriculum: bool = Field(
+        False, description="train the numbers of kv_pairs in turn, as they are listed, an equal share of the steps each"
+    )
 
     @property
     def pair_counts(self) -> tuple[int, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -83,6 +83,19 @@ class Task(Protocol):
 
     def describe(self, batch: Batch) -> str:
         """Return the batch's first sequence as text that a person can check."""
+
+
+@runtime_checkable
+class Curriculum(Protocol):
+    """What a task has besides `Task` if its training data may change in the course of a run."""
+
+    def sample_at(
+        self, generator: torch.Generator, batch_size: int, device: torch.device | str, progress: float
+    ) -> Batch:
+        """Return the training batch of a step; `progress` is the share of the run's steps before it, from 0 to below 1.
+
+        It depends on nothing else, so that a resumed run goes on where it was.
+        """
 
 
 def mean_metrics(totals: EvalTotals) -> dict[str, float]:

@@ -8,8 +8,8 @@ Layout for two pairs, with filler `.`:
 Keys differ, values differ. A query lies 2 g positions behind the pairs, and the gaps g are drawn without replacement
 with weights g^(power - 1): with a small power most queries come soon. Source: Arora et al. 2023 (arXiv 2312.04927),
 appendix C, as in HazyResearch/zoology (`multiquery_ar.py`). There the training set is fixed; here every batch is new.
-With several `kv_pairs` each training sequence has one of these numbers of pairs, which mixes what Mamba-2's curriculum
-(Dao & Gu 2024, arXiv 2405.21060, D.1) trains in turn.
+With several `kv_pairs` each training sequence has one of these numbers of pairs, drawn anew. With `curriculum` they come
+in turn instead, each for an equal share of the run's steps, as in Mamba-2 (Dao & Gu 2024, arXiv 2405.21060, D.1).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class MqarTask(SyntheticTask):
         self.name: str = spec.name
         self.seqlen, self.vocab_size, self.power = spec.seqlen, spec.vocab, spec.power
         self.counts, self.most = spec.pair_counts, max(spec.pair_counts)
-        self.random_filler = spec.filler == "random"
+        self.random_filler, self.curriculum = spec.filler == "random", spec.curriculum
 
     def sample(self, generator: torch.Generator, batch_size: int, device: torch.device | str) -> Batch:
         """Return a batch of `seqlen` positions; the number of pairs is drawn for each sequence where there are several."""
@@ -43,6 +43,17 @@ class MqarTask(SyntheticTask):
             return self.held_out(generator, batch_size, device)
         choice = torch.randint(0, len(self.counts), (batch_size, 1), generator=generator, device=device)
         return self._sample(generator, torch.tensor(self.counts, device=device)[choice], device)
+
+    def sample_at(
+        self, generator: torch.Generator, batch_size: int, device: torch.device | str, progress: float
+    ) -> Batch:
+        """Return a batch with the number of pairs whose turn it is; without a curriculum that of `sample`."""
+        if not self.curriculum:
+            return self.sample(generator, batch_size, device)
+        stages = len(self.counts)
+        # Fractions are compared as they are: a product such as 1/49 * 49 falls short of 1 and would start a stage late.
+        stage = sum(progress >= index / stages for index in range(1, stages))
+        return self._sample(generator, torch.full((batch_size, 1), self.counts[stage], device=device), device)
 
     def held_out(self, generator: torch.Generator, batch_size: int, device: torch.device | str) -> Batch:
         """Return held-out sequences, all with the largest number of pairs."""

@@ -30,7 +30,7 @@ from kernels.common import choice
 from workers.errors import SpecError
 from workers.models import LanguageModel
 from workers.specs import RunSpec
-from workers.tasks import IGNORE, Batch, Task
+from workers.tasks import IGNORE, Batch, Curriculum, Task
 from workers.training.checkpoint import CheckpointStore
 from workers.training.clock import StepClock
 from workers.training.context import Reason, RunContext
@@ -129,9 +129,8 @@ class TrainingLoop:
 
     def _update(self, step: int, *, measure: bool) -> Tensor | None:
         """Do one optimizer update; return the batch's accuracy (a scalar on the device) where it is to be measured."""
-        self._generator.manual_seed(derive_seed(self.spec.seed, "data", step))
         train, device = self.spec.train, self.placement.device
-        batch = self.task.sample(self._generator, train.batch_size, device)
+        batch = self._draw(step)
         supervised = (batch.targets != IGNORE).sum()
         loss, right = torch.zeros((), device=device), torch.zeros((), dtype=torch.int64, device=device)
         self.optimizer.zero_grad(set_to_none=True)
@@ -143,6 +142,14 @@ class TrainingLoop:
         self.optimizer.step()
         self._window.record(loss, norm)
         return right / supervised if measure else None
+
+    def _draw(self, step: int) -> Batch:
+        """Return a step's whole batch, which depends on the run's seed and the step alone, and on `steps` in a curriculum."""
+        train, task = self.spec.train, self.task
+        self._generator.manual_seed(derive_seed(self.spec.seed, "data", step))
+        if isinstance(task, Curriculum):
+            return task.sample_at(self._generator, train.batch_size, self.placement.device, (step - 1) / train.steps)
+        return task.sample(self._generator, train.batch_size, self.placement.device)
 
     def _add_gradients(self, part: Batch, supervised: Tensor, *, measure: bool) -> tuple[Tensor, Tensor | int]:
         """Add a micro-batch's gradients; return its share of the step's loss and, where measured, how many are right.

@@ -23,6 +23,7 @@ def mqar_specs(draw: st.DrawFn) -> MqarSpec:
         vocab=vocab,
         power=draw(st.sampled_from([0.01, 1.0])),
         filler=filler,
+        curriculum=draw(st.booleans()),
     )
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import random
 import re
 from collections import Counter
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.unit.workers.tasks.cases import ARITHMETIC, PARITY, RECALL, mqar_specs
@@ -20,7 +21,7 @@ from workers.specs import (
     SelectiveCopyingSpec,
     TaskSpec,
 )
-from workers.tasks import IGNORE, Batch, Task, build_task, describe_example
+from workers.tasks import IGNORE, Batch, Curriculum, Task, build_task, describe_example
 from workers.tasks.mqar import MqarTask
 
 SEEDS = st.integers(0, 2**63 - 1)
@@ -65,6 +66,29 @@ def test_mqar_mixes_its_numbers_of_pairs_evenly() -> None:
     five_sigma = 5 * (1 / 3 * 2 / 3 / 6000) ** 0.5
     assert set(counts) == {1, 2, 4}
     assert all(abs(count / 6000 - 1 / 3) < five_sigma for count in counts.values())
+
+
+@example(49, 1)  # where progress times stages rounds to below a whole number
+@given(st.integers(1, 60), st.integers(1, 5))
+def test_mqar_takes_its_numbers_of_pairs_in_turn(stages: int, each: int) -> None:
+    """As they are listed, each for the same number of steps where that comes out even."""
+    counts = tuple(random.Random(stages).sample(range(1, stages + 1), stages))
+    task = build_task(MqarSpec(seqlen=4 * stages, kv_pairs=counts, vocab=2 * stages + 2, curriculum=True))
+    assert isinstance(task, Curriculum)
+    steps = stages * each
+    drawn = []
+    for step in range(1, steps + 1):
+        batch = task.sample_at(torch.Generator().manual_seed(step), 2, "cpu", (step - 1) / steps)
+        drawn += (batch.targets != IGNORE).sum(1).tolist()
+    assert drawn == [count for count in counts for _ in range(2 * each)]
+
+
+@given(mqar_specs(), SEEDS, st.floats(0, 1, exclude_max=True))
+def test_without_a_curriculum_mqar_is_the_same_throughout(spec: MqarSpec, seed: int, progress: float) -> None:
+    task = build_task(spec.model_copy(update={"curriculum": False}))
+    assert isinstance(task, Curriculum)
+    at = task.sample_at(torch.Generator().manual_seed(seed), 3, "cpu", progress)
+    assert rows(at) == rows(draw_batch(task, seed, 3))
 
 
 @pytest.mark.parametrize("power", [0.01, 0.5, 2.0])
