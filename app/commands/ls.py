@@ -24,6 +24,14 @@ def ls(
     status: Annotated[
         list[str] | None, typer.Option(help="Only runs with this status. May be given often.", show_default=False)
     ] = None,
+    where: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILTER",
+            help="Only runs that pass, as in the terminal UI: 'status=failed and model.d_state>8'.",
+            show_default=False,
+        ),
+    ] = None,
     limit: Annotated[int, typer.Option(min=0, help="How many at most; 0 for no limit.")] = 50,
     everything: Annotated[bool, typer.Option("--all", help="List archived ones too.")] = False,
     as_json: Json = False,
@@ -33,8 +41,8 @@ def ls(
 
     if what not in KINDS:
         bad_input(f"ls: got {what!r}, expected one of {', '.join(KINDS)}. `mambalab show {what}` shows a single one.")
-    if what == "ablations" and (ablation or status):
-        bad_input("ls ablations: --ablation and --status choose among runs. Leave them out, or list runs.")
+    if what == "ablations" and (ablation or status or where is not None):
+        bad_input("ls ablations: --ablation, --status and --where choose among runs. Leave them out, or list runs.")
     with reader(context) as store:
         if what == "ablations":
             _list_ablations(store.ablations(include_archived=everything), limit, as_json)
@@ -43,9 +51,12 @@ def ls(
             ablation_id=store.resolve_ablation(ablation) if ablation else None,
             statuses=_statuses(status or ()),
             include_archived=everything,
-            limit=limit + 1 if limit else None,
+            limit=limit + 1 if limit and where is None else None,
         )
-        _list_runs(store, runs, limit, as_json)
+        if where is not None:
+            runs = _passing(store, runs, where)
+        nothing = "no runs. `mambalab submit demo` makes some." if where is None else "no run passes the filter."
+        _list_runs(store, runs, limit, as_json, nothing)
 
 
 def _statuses(names: Sequence[str]) -> list[str]:
@@ -57,7 +68,27 @@ def _statuses(names: Sequence[str]) -> list[str]:
     return list(names)
 
 
-def _list_runs(store: Reader, runs: list[RunRow], limit: int, as_json: bool) -> None:
+def _passing(store: Reader, runs: list[RunRow], text: str) -> list[RunRow]:
+    """Return the runs that pass a filter. A name that no run of the store has is a mistake, not an empty list."""
+    import time
+
+    from tui.filter import Fields, FilterError, compile_filter
+
+    known = store.runs(include_archived=True)
+    fields = Fields(
+        metrics={key for run in known for key in run.metrics},
+        config={key for run in known for key in run.config},
+        axes={axis for run in known for axis in run.axis_labels},
+    )
+    try:
+        return compile_filter(text, fields if known else None).select(runs, time.time())
+    except FilterError as error:
+        shown = "".join(letter if letter.isprintable() else " " for letter in text)
+        place = f"at character {error.position + 1}"
+        bad_input(f"--where: {error}, {place}\n  {shown}\n  {' ' * error.position}^")
+
+
+def _list_runs(store: Reader, runs: list[RunRow], limit: int, as_json: bool, nothing: str) -> None:
     from app.console import data_json, say, table
     from app.grid import Grid, Layout
     from app.records import run_record
@@ -81,7 +112,7 @@ def _list_runs(store: Reader, runs: list[RunRow], limit: int, as_json: bool) -> 
     if len(runs) > len(shown):
         say(f"only the first {len(shown)} are listed; --limit 0 lists all")
     elif not shown:
-        say("no runs. `mambalab submit demo` makes some.")
+        say(nothing)
 
 
 def _run_cells(run: RunRow, metric_of: dict[str, str]) -> list[str]:

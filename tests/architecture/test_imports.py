@@ -83,6 +83,14 @@ def test_commands_that_read_load_nothing_heavy(home: HomePaths, arguments: list[
     assert loaded_by_command(["--home", str(home.root), *arguments]) & (HEAVY | {"pydantic", "rich"}) == set()
 
 
+def test_listing_without_a_filter_does_not_load_the_filter(home: HomePaths) -> None:
+    listing = ["--home", str(home.root), "ls"]
+    assert "tui" not in loaded_by_command(listing)
+    filtered = loaded_by_command([*listing, "--where", "status=failed and model.d_state>8"])
+    assert "tui" in filtered
+    assert filtered & HEAVY == set()
+
+
 def test_one_verb_does_not_import_another() -> None:
     code = (
         "import app.main, sys\ntry:\n    app.main.run(['--home', '/nowhere', 'ls'])\nexcept SystemExit:\n    pass\n"

@@ -44,6 +44,55 @@ def test_status_and_ablation_choose(call: Call, lab: Lab) -> None:
     assert [row["id"] for row in cells(both.stdout)] == list(lab.runs[2:])
 
 
+@pytest.mark.parametrize(
+    ("where", "expected"),
+    [
+        ("status=failed", [2]),
+        ("status=completed and valid/accuracy>0.98", [0]),
+        ("model.d_state>8 and not (status=failed or seed=1)", [0]),
+        ("d_state=16 model.inner=s4d ablation=demo", [3, 2]),
+        ("d_state>16", []),
+        ("", [3, 2, 1, 0]),
+    ],
+)
+def test_a_filter_chooses(call: Call, lab: Lab, where: str, expected: list[int]) -> None:
+    done = call("ls", "--ablation", "demo", "--where", where, "--json")
+    assert done.code == 0
+    assert sorted(run["id"] for run in done.json) == sorted(lab.runs[index] for index in expected)
+    assert ("no run passes the filter" in done.stderr) is not bool(expected)
+
+
+def test_the_limit_counts_what_passes_a_filter(call: Call, lab: Lab) -> None:
+    done = call("ls", "--where", "seed=0", "--limit", "1")
+    assert [row["id"] for row in cells(done.stdout)] == [lab.runs[2]]
+    assert "only the first 1 are listed" in done.stderr
+    only = call("ls", "--where", "status=completed", "--limit", "2")
+    assert len(cells(only.stdout)) == 2
+    assert only.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("where", "told", "position"),
+    [
+        ("status=failed and (seed=1", "this ( is not closed", 18),
+        ("seed<many", "< compares numbers, got 'many'", 5),
+        ("status=failed and statos=x", "no run has a field 'statos'; the nearest is status", 18),
+        ("status=failed and", "something is missing here", 17),
+    ],
+)
+def test_a_filter_that_cannot_be_read_is_shown_with_the_place(
+    call: Call, lab: Lab, where: str, told: str, position: int
+) -> None:
+    done = call("ls", "--where", where)
+    assert done.code == 2
+    first, shown, place = done.stderr.splitlines()
+    assert told in first
+    assert first.endswith(f"at character {position + 1}")
+    assert shown == f"  {where}"
+    assert place.index("^") == 2 + position
+    assert done.stdout == ""
+
+
 def test_a_limit_is_never_silent(call: Call, lab: Lab) -> None:
     done = call("ls", "--limit", "2")
     assert len(cells(done.stdout)) == 2
@@ -83,6 +132,7 @@ def test_archived_ones_are_shown_on_demand(call: Call, lab: Lab) -> None:
         (["ls", "run"], "got 'run', expected one of runs, ablations"),
         (["ls", "--status", "done"], "got 'done', expected one of queued, running"),
         (["ls", "ablations", "--status", "failed"], "choose among runs"),
+        (["ls", "ablations", "--where", ""], "choose among runs"),
         (["ls", "--limit", "-1"], "of at least 0"),
         (["ls", "--limit", "many"], "got 'many', expected a whole number"),
         (["ls", "--limits", "1"], "--limit"),
