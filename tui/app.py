@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 from textual.app import App
 from textual.binding import BindingType
 from textual.command import Provider
+from textual.events import Resize
 from textual.message import Message
 from textual.screen import Screen
 
@@ -35,6 +36,8 @@ from tui.settings import load_settings, save_settings, settings_file
 from tui.source import StoreSource
 from tui.theme import THEMES
 from tui.widgets.command_log import Done
+
+LEAST = (80, 24)  # columns and rows that every layout fits into
 
 
 def _actions_provider() -> type[Provider]:
@@ -70,6 +73,7 @@ class MambaLab(App[None]):
         self.commands: list[Done] = []
         self.parameters: dict[str, float] = {}
         self._frozen = False
+        self._too_small = False
         self.source = StoreSource(paths, self._post)
         for theme in THEMES:
             self.register_theme(theme)
@@ -87,6 +91,18 @@ class MambaLab(App[None]):
         self.snapshot = self.source.snapshot
         if self._warning:
             self.notify(self._warning, severity="warning")
+
+    def on_resize(self, event: Resize) -> None:
+        """Put a word in front of everything while the terminal is too small, and take it off again."""
+        too_small = event.size.width < LEAST[0] or event.size.height < LEAST[1]
+        if too_small != self._too_small:
+            self._too_small = too_small
+            if too_small:
+                from tui.screens.too_small import TooSmallScreen
+
+                self.push_screen(TooSmallScreen(LEAST))
+            else:
+                self.pop_screen()
 
     def on_unmount(self) -> None:
         """Stop watching."""

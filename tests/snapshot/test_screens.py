@@ -192,3 +192,10 @@ def test_without_colour_every_status_has_its_glyph(
 ) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
     assert snap_compare(still(store, now), run_before=steps(sparks))
+
+
+def test_a_terminal_that_is_too_small(snap_compare: Compare, store: HomePaths, now: Clock) -> None:
+    app = still(store, now)
+    assert snap_compare(
+        app, terminal_size=(60, 20), run_before=lambda pilot: until(pilot, lambda: app.snapshot.complete)
+    )

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 from textual.pilot import Pilot
-from textual.widgets import SelectionList
+from textual.widgets import SelectionList, Static
 
 from storage.home import HomePaths
 from tests.unit.tui.conftest import Drive, at, lab, until
 from tests.unit.tui.test_actions import runs_screen
+from tui.app import make_app
 from tui.messages import StoreState
 from tui.screens.ablation import AblationScreen
 from tui.screens.ablations import AblationsScreen
@@ -21,6 +22,7 @@ from tui.screens.help import HelpScreen
 from tui.screens.run import RunScreen
 from tui.screens.runs import RunsScreen
 from tui.screens.sql import SqlScreen
+from tui.screens.too_small import TooSmallScreen
 from tui.widgets.text_view import TextView
 
 KEYS = {" ": "space", "=": "equals_sign", ">": "greater_than_sign", "<": "less_than_sign", "_": "underscore"}
@@ -376,3 +378,32 @@ async def test_only_the_screen_in_front_says_what_is_read(store: HomePaths, driv
         assert lab(pilot).source._interest.curves == (screen.run_id,)
         await pilot.press("escape")
         await until(pilot, lambda: lab(pilot).source._interest.sparks, "the list's curves")
+
+
+@pytest.mark.parametrize("size", [(79, 40), (120, 23), (10, 4)])
+async def test_a_terminal_too_small_says_so_until_it_is_resized(
+    store: HomePaths, drive: Drive, size: tuple[int, int]
+) -> None:
+    async with drive(store) as pilot:
+        await pilot.press("enter")
+        await until(pilot, lambda: isinstance(pilot.app.screen, RunScreen))
+        await pilot.resize_terminal(*size)
+        words = str(at(pilot, TooSmallScreen).query_one(Static).content)
+        assert "Resize to 80x24" in words
+        assert f"this is {size[0]}x{size[1]}" in words
+        await pilot.press("escape", "j", "X")
+        at(pilot, TooSmallScreen)
+        await pilot.resize_terminal(80, 24)
+        at(pilot, RunScreen)
+        await pilot.resize_terminal(*size)
+        await pilot.press("q")
+    assert pilot.app.return_code == 0
+
+
+async def test_a_terminal_too_small_from_the_start_shows_the_runs_once_it_is_resized(store: HomePaths) -> None:
+    app = make_app(store)
+    async with app.run_test(size=(60, 20)) as pilot:
+        at(pilot, TooSmallScreen)
+        await until(pilot, lambda: app.snapshot.complete, "the store is read behind it")
+        await pilot.resize_terminal(100, 30)
+        assert len(at(pilot, RunsScreen).table.rows) == len(app.snapshot.runs)
