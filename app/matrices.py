@@ -20,7 +20,7 @@ def title_of(ablation: AblationRow) -> str:
 
 def print_matrix(matrix: Matrix, form: str, *, title: str) -> None:
     """Print a matrix as `text`, or in one of `storage.export`'s formats."""
-    from storage.export import render_matrix
+    from storage.export import footnote, render_matrix
 
     if form != "text":
         data(render_matrix(matrix, form, title=title))
@@ -32,6 +32,8 @@ def print_matrix(matrix: Matrix, form: str, *, title: str) -> None:
     direction = {"max": ", higher is better", "min": ", lower is better"}.get(matrix.direction, "")
     left = f"; {waiting} runs are not completed and do not count" if waiting else ""
     say(f"{matrix.metric}: mean ± std (n) over seeds{direction}{left}")
+    if note := footnote(matrix):
+        say(note)
 
 
 def _print_text(matrix: Matrix, title: str) -> None:

@@ -11,8 +11,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from storage.matrix import Cell, CellKey, Key, Matrix, format_cell
+from storage.significance import LEVEL
 
 FORMATS = ("md", "csv", "latex", "json")
+MARK = "†"
+FOOTNOTE = f"{MARK} differs from the baseline, p < {LEVEL:g}: paired sign-flip test over common seeds, Holm-corrected"
 
 _MARKDOWN = re.compile(r"([\\`*_\[\]<>&|~])")
 _LATEX = {
@@ -32,14 +35,16 @@ _LATEX = {
     "±": r"$\pm$",
     "·": r"$\cdot$",
     "–": "--",
+    MARK: r"$\dagger$",
 }
 
 
 def render_matrix(matrix: Matrix, format: str, *, title: str = "") -> str:
     """Return the matrix as text that ends in a newline.
 
-    `md` and `latex` show what `format_cell` does, the best cells bold. `csv` is one line a cell and `json` one object,
-    both with every digit. `title` heads Markdown and captions LaTeX; the two for programs leave it out.
+    `md` and `latex` show what `format_cell` does: the best cells bold, those that differ from the baseline marked, and
+    below what the mark means. `csv` is one line a cell and `json` one object, both with every digit; `json` has the p
+    values too. `title` heads Markdown and captions LaTeX; the two for programs leave it out.
 
     Raises:
         ValueError: another format.
@@ -60,9 +65,14 @@ def grid(matrix: Matrix) -> tuple[list[str], list[list[str]]]:
     header = [*(matrix.row_axes or ("metric",)), *(column_title(matrix, key) for key in matrix.column_keys)]
     rows = []
     for row_key in matrix.row_keys:
-        cells = [matrix.cells.get((row_key, column_key)) for column_key in matrix.column_keys]
-        rows.append([*_row_labels(matrix, row_key), *("" if cell is None else format_cell(cell) for cell in cells)])
+        cells = [_cell_text(matrix, (row_key, column_key)) for column_key in matrix.column_keys]
+        rows.append([*_row_labels(matrix, row_key), *cells])
     return header, rows
+
+
+def footnote(matrix: Matrix) -> str:
+    """Return what the mark in the matrix means; empty where no cell has it."""
+    return FOOTNOTE if any(map(matrix.differs, matrix.cells)) else ""
 
 
 def column_title(matrix: Matrix, key: Key) -> str:
@@ -89,6 +99,7 @@ def matrix_json(matrix: Matrix) -> dict[str, Any]:
                 "best": key in matrix.best,
                 "baseline": key == matrix.baseline,
                 "difference": _number(difference) if (difference := matrix.difference(key)) is not None else None,
+                "significance": matrix.significance(key),
                 "progress": cell.progress,
                 "counts": cell.counts,
                 "runs": list(cell.run_ids),
@@ -104,6 +115,8 @@ def _markdown(matrix: Matrix, title: str) -> str:
     lines = [f"| {' | '.join(row)} |" for row in (header, rulers, *body)]
     if title:
         lines = [f"**{_escape_markdown(title)}**", "", *lines]
+    if note := footnote(matrix):
+        lines += ["", _escape_markdown(note)]
     return "\n".join(lines) + "\n"
 
 
@@ -119,6 +132,8 @@ def _latex(matrix: Matrix, title: str) -> str:
         r"\bottomrule",
         r"\end{tabular}",
     ]
+    if note := footnote(matrix):
+        lines += ["", _escape_latex(note)]
     if title:
         lines = [
             r"\begin{table}",
@@ -164,6 +179,13 @@ def _ordered(matrix: Matrix) -> list[tuple[CellKey, Cell]]:
 def _labels(matrix: Matrix, key: CellKey) -> dict[str, str]:
     row, column = key
     return dict(zip((*matrix.row_axes, *matrix.column_axes), (*row, *column), strict=True))
+
+
+def _cell_text(matrix: Matrix, key: CellKey) -> str:
+    cell = matrix.cells.get(key)
+    if cell is None:
+        return ""
+    return f"{format_cell(cell)} {MARK}" if matrix.differs(key) else format_cell(cell)
 
 
 def _row_labels(matrix: Matrix, key: Key) -> Sequence[str]:

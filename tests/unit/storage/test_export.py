@@ -95,6 +95,34 @@ def test_latex_escapes() -> None:
     )
 
 
+CLEAR = matrix(
+    {
+        (("s4d",), ("8",)): cell(0.25, 0.0, 6),
+        (("s6",), ("8",)): cell(0.75, 0.0, 6),
+    }
+)
+
+
+def test_a_difference_that_chance_does_not_explain_is_marked() -> None:
+    assert grid(CLEAR)[1] == [["s4d", "0.250 ± 0.000 (6)"], ["s6", "0.750 ± 0.000 (6) †"]]
+    assert render_matrix(CLEAR, "md") == (
+        "| model.inner | d\\_state = 8 |\n"
+        "| --- | ---: |\n"
+        "| s4d | 0.250 ± 0.000 (6) |\n"
+        "| s6 | **0.750 ± 0.000 (6) †** |\n"
+        "\n"
+        "† differs from the baseline, p \\< 0.05: paired sign-flip test over common seeds, Holm-corrected\n"
+    )
+    latex = render_matrix(CLEAR, "latex", title="t")
+    assert r"\textbf{0.750 $\pm$ 0.000 (6) $\dagger$}" in latex
+    assert latex.endswith(
+        "\\end{tabular}\n\n$\\dagger$ differs from the baseline, p \\textless{} 0.05: "
+        "paired sign-flip test over common seeds, Holm-corrected\n\\end{table}\n"
+    )
+    assert [found["significance"] for found in json.loads(render_matrix(CLEAR, "json"))["cells"]] == [None, 2 / 64]
+    assert "†" not in render_matrix(CLEAR, "csv")
+
+
 def test_csv_is_one_line_a_cell() -> None:
     assert render_matrix(PLAIN, "csv", title="left out") == (
         "model.inner,d_state,metric,mean,std,n,best,difference\n"
@@ -128,6 +156,7 @@ def test_json_has_every_digit() -> None:
         "best": True,
         "baseline": False,
         "difference": 0.5,
+        "significance": 0.5,
         "progress": 1.0,
         "counts": {"completed": 2},
         "runs": ["run0", "run1"],

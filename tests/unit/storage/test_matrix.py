@@ -181,6 +181,25 @@ def test_the_difference_to_the_baseline() -> None:
     assert matrix.difference((("s6",), ("32",))) is None
 
 
+def test_the_significance_of_a_difference_to_the_baseline() -> None:
+    steady = [run(("s4d", "8"), seed, 0.5) for seed in range(6)]
+    better = [run(("s6", "8"), seed, 0.75 + seed / 100, trial=1) for seed in range(6)]
+    mixed = [run(("s4d", "16"), seed, 0.5 + (-1) ** seed / 8, trial=2) for seed in range(6)]
+    lone = [run(("s6", "16"), seed, 0.9, trial=3) for seed in (5, 6)]
+    baseline = {"inner": "s4d", "size": "8"}
+    matrix = build_matrix(ablation(baseline=baseline), [*steady, *better, *mixed, *lone])
+    assert matrix.significance((("s6",), ("8",))) == 2 * 2 / 64  # the smaller of two tests
+    assert matrix.significance((("s4d",), ("16",))) == 1.0
+    assert matrix.significance((("s6",), ("16",))) is None  # one common seed
+    assert matrix.significance((("s4d",), ("8",))) is None  # the baseline itself
+    assert matrix.significance((("s6",), ("32",))) is None
+    assert not any(map(matrix.differs, matrix.cells))
+    alone = build_matrix(ablation(baseline=baseline), [*steady, *better])
+    assert alone.significance((("s6",), ("8",))) == 2 / 64
+    assert alone.differs((("s6",), ("8",)))
+    assert build_matrix(ablation(), GRID).significance((("s6",), ("8",))) is None  # no baseline
+
+
 @pytest.mark.parametrize("baseline", [{}, {"inner": "s6"}, {"inner": "rnn", "size": "8"}, {"nothing": 1}])
 def test_no_baseline_where_none_or_several_trials_fit(baseline: dict[str, Any]) -> None:
     matrix = build_matrix(ablation(baseline=baseline), GRID)
