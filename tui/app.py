@@ -5,10 +5,10 @@ from __future__ import annotations
 import gc
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 from textual.app import App
 from textual.binding import BindingType
@@ -46,6 +46,16 @@ def _actions_provider() -> type[Provider]:
     return ActionsProvider
 
 
+class Launcher(Protocol):
+    """What makes a command of a run's spec, and carries it out; both take a while."""
+
+    def options(self, spec: Mapping[str, Any]) -> list[str]:
+        """Return the options of `mambalab run`. Raises ValueError for a spec that is not valid."""
+
+    def submit(self, words: Sequence[str]) -> None:
+        """Carry out a `mambalab` command. Raises OSError where that fails."""
+
+
 class MambaLab(App[None]):
     """Shows one store. Reads go through the source's thread, writes through threads of their own."""
 
@@ -62,11 +72,13 @@ class MambaLab(App[None]):
         *,
         now: Callable[[], float] = time.time,
         wake_controller: Callable[[str], object] | None = None,
+        launcher: Launcher | None = None,
     ) -> None:
         super().__init__()
         self.paths = paths
         self.now = now
         self.wake_controller = wake_controller
+        self.launcher = launcher
         self.settings_path = settings_file()
         self.settings, self._warning = load_settings(self.settings_path)
         self.snapshot = Snapshot()
@@ -118,6 +130,7 @@ class MambaLab(App[None]):
         return {
             "writable": ready,
             "why_not_writable": "" if ready else "the store cannot be written now",
+            "can_launch": self.launcher is not None,
             "abandoned": self.snapshot.controller is False and self.snapshot.unfinished > 0,
         }
 
@@ -220,7 +233,12 @@ def make_app(paths: HomePaths, **options: Any) -> MambaLab:
     return MambaLab(paths, **options)
 
 
-def run_ui(paths: HomePaths, *, wake_controller: Callable[[str], object] | None = None) -> None:
+def run_ui(
+    paths: HomePaths,
+    *,
+    wake_controller: Callable[[str], object] | None = None,
+    launcher: Launcher | None = None,
+) -> None:
     """Run the terminal UI until the user leaves.
 
     `wake_controller` is called, on a thread, with the kind of a request that was written: it has somebody act on it.
@@ -228,6 +246,6 @@ def run_ui(paths: HomePaths, *, wake_controller: Callable[[str], object] | None 
     sys.setswitchinterval(
         0.001
     )  # the source's thread decodes rows in Python: keys must not wait 5 ms for each of its turns
-    app = make_app(paths, wake_controller=wake_controller)
+    app = make_app(paths, wake_controller=wake_controller, launcher=launcher)
     app.source.start()  # the first rows are read while the terminal is made ready
     app.run()

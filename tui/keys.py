@@ -32,6 +32,7 @@ class Situation:
     metrics: int = 0
     tab: str = ""
     filtered: bool = False
+    can_launch: bool = False
     abandoned: bool = False  # runs wait and no controller lives
 
 
@@ -61,6 +62,11 @@ def can_retry(now: Situation) -> str:
     """Needs a run that failed or was cancelled, or one that waits for a controller that is not there."""
     statuses = ("failed", "cancelled", "queued") if now.abandoned else ("failed", "cancelled")
     return _writable(now) or _needs(now, statuses, "only failed and cancelled runs can be retried")
+
+
+def can_clone(now: Situation) -> str:
+    """Needs a run, and somebody who queues runs."""
+    return _writable(now) or ("" if now.can_launch else "nothing here queues runs")
 
 
 def can_prioritise(now: Situation) -> str:
@@ -191,6 +197,8 @@ ACTIONS: tuple[Action, ...] = (
             footer=True),
     _action("retry", "r", "retry", "Queue the run again; wake a queue that no controller works on", WITH_RUNS, "Control",
             enabled=can_retry, footer=True),
+    _action("clone", "E", "clone", "Edit a copy of the run in $EDITOR and queue that", WITH_RUNS, "Control",
+            enabled=can_clone),
     _action("priority", "p", "priority", "Change the place in the queue", WITH_RUNS, "Control",
             enabled=can_prioritise),
     _action("tag", "t", "tag", "Put tags on the run: word, or -word to take it off", WITH_RUNS, "Control",

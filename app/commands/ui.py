@@ -24,11 +24,12 @@ except Exception as error:
 
 def ui(context: typer.Context) -> None:
     """Watch runs and ablations live: tables, curves, logs, the matrix."""
+    from app.cloning import Launcher
     from app.home import home_paths
     from tui.app import run_ui
 
     paths = home_paths(context)
-    run_ui(paths, wake_controller=lambda kind: wake_controller(paths, kind))
+    run_ui(paths, wake_controller=lambda kind: wake_controller(paths, kind), launcher=Launcher(paths))
 
 
 def wake_controller(paths: HomePaths, kind: str) -> None:

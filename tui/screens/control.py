@@ -61,6 +61,12 @@ class ControlScreen(LabScreen):
         line = command("retry", *ids, *(run.id for run in waiting))
         self.lab.control(f"retry {_named([*runs, *waiting])}", line, act, wakes="retry")
 
+    def do_clone(self) -> None:
+        """Have a copy of the run under the cursor edited, and queue it."""
+        from tui.screens.cloning import clone_with_edits
+
+        clone_with_edits(self.lab, self.targets()[0])
+
     def do_priority(self) -> None:
         """Ask for a number, then request it."""
         runs = self._of("queued")

@@ -261,7 +261,7 @@ class RunsScreen(ControlScreen):
     def _group(self, name: str, value_of: Callable[[RunRow], object] | None) -> None:
         self.table.group_by(name, value_of)
         self.apply_filter()
-        self.table.move_to(self.table.cursor)
+        self.table.move_to(0 if value_of is not None else self.table.cursor)  # where the first head is
         self.show_bars()
 
     def do_archived(self) -> None:

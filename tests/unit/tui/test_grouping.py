@@ -134,7 +134,7 @@ async def test_keys_group_by_a_completed_name_and_esc_ends_it(store: HomePaths, 
     async with drive(store) as pilot:
         screen = runs_screen(pilot)
         table, flat = screen.table, [run.id for run in runs_screen(pilot).table.rows]
-        await pilot.press("b")
+        await pilot.press("G", "b")
         await type_in(pilot, "model.d")
         field = at(pilot, PromptScreen).query_one(Input)
         await until(pilot, lambda: field._suggestion, "the field suggests")
@@ -143,6 +143,7 @@ async def test_keys_group_by_a_completed_name_and_esc_ends_it(store: HomePaths, 
         at(pilot, RunsScreen)
         assert table.group_name == wanted
         assert f"by {wanted}" in screen.note()
+        assert table.scroll_y == table.cursor == 0
         values = [run.config.get(wanted) for run in table.rows]
         assert len(table.sections) == len({str(value) for value in values})
         assert sum(before != after for before, after in pairwise(values)) == len(table.sections) - 1
