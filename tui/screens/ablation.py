@@ -178,7 +178,8 @@ class AblationScreen(ControlScreen):
         wanted = set(cell.run_ids) if cell else set()
         label = " · ".join(part for part in (*key[0], *key[1]) if part) if key else ""
         hint = "  esc goes back to the matrix" if self.in_seeds else "  enter goes to the seeds"
-        below.show((" runs of ", "muted"), (label or "the only cell", "accent"), (hint, "muted"))
+        name = label or "the only cell"
+        below.show((" runs of ", "muted"), (name, "accent"), (hint, "muted"), (self.view.chance, "muted"))
         if self.ablation is not None:
             self.seeds.by_ablation = {self.ablation_id: self.metric or self.ablation.metric}
         self.seeds.show_runs([run for run in self.runs if run.id in wanted])

@@ -11,8 +11,9 @@ from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
+from storage.export import MARK
 from storage.matrix import Cell, CellKey, Key, Matrix, format_cell, format_mean
-from tui.format import bar, fit
+from tui.format import bar, fit, number
 from tui.theme import STATUS_GLYPHS, Palette, palette_of, style
 
 MIN_CELL = 13
@@ -37,12 +38,17 @@ class MatrixView(ScrollView, inherit_bindings=False):
         super().__init__(id=id)
         self.can_focus = False
         self.matrix: Matrix | None = None
+        self._judge: Matrix | None = (
+            None  # with the same values: the test takes long for many seeds, so its p values stay
+        )
         self.row = 0
         self.column = 0
         self.active = True
 
     def show(self, matrix: Matrix) -> None:
         """Show a matrix; the cursor stays in its place, within it."""
+        if self.matrix is None or _compared(matrix) != _compared(self.matrix):
+            self._judge = matrix
         self.matrix = matrix
         self.row = min(self.row, max(0, len(matrix.row_keys) - 1))
         self.column = min(self.column, max(0, len(matrix.column_keys) - 1))
@@ -76,6 +82,16 @@ class MatrixView(ScrollView, inherit_bindings=False):
     def cell(self) -> Cell | None:
         """What is under the cursor; None where no run has that combination."""
         return None if self.matrix is None or self.key is None else self.matrix.cells.get(self.key)
+
+    @property
+    def chance(self) -> str:
+        """How likely the difference to the baseline of the cell under the cursor is by chance, where that can be said."""
+        judge, key = self._judge, self.key
+        p = None if judge is None or key is None else judge.significance(key)
+        if p is None or judge is None or key is None or judge.baseline is None:
+            return ""
+        seeds = judge.cells[key].values_by_seed.keys() & judge.cells[judge.baseline].values_by_seed.keys()
+        return f"   p = {number(p, 2)} against the baseline, {len(seeds)} seeds"
 
     @property
     def page(self) -> int:
@@ -213,7 +229,10 @@ class MatrixView(ScrollView, inherit_bindings=False):
             pieces.append(("baseline", palette.muted))
         elif (difference := self.matrix.difference(key)) is not None:
             sign = "+" if difference > 0 else "-" if difference < 0 else ""
-            pieces.append((sign + format_mean(abs(difference), None), self._judged(difference, palette)))
+            mark = MARK if self._judge is not None and self._judge.differs(key) else ""
+            pieces.append((sign + format_mean(abs(difference), None) + mark, self._judged(difference, palette)))
+            if len(pieces) > 1 and sum(len(text) for text, _ in pieces) > self.cell_width:
+                return pieces[1:]  # rather than the mark, n is left out: the seeds are listed below
         return pieces
 
     def _judged(self, difference: float, palette: Palette) -> str:
@@ -234,6 +253,11 @@ class MatrixView(ScrollView, inherit_bindings=False):
             self.move(rows=row - self.row, columns=columns[place][0] - self.column)
             if event.chain == 2:
                 self.post_message(self.Opened())
+
+
+def _compared(matrix: Matrix) -> tuple[CellKey | None, dict[CellKey, dict[int, float]]]:
+    """Return what the test of significance looks at."""
+    return matrix.baseline, {key: cell.values_by_seed for key, cell in matrix.cells.items()}
 
 
 def _label(key: Key) -> str:
