@@ -104,6 +104,11 @@ class HomePaths:
         return self.root / "controller.lock"
 
     @property
+    def spawn_lock(self) -> Path:
+        """Held while a controller is being started, so that two submissions never start two."""
+        return self.root / "spawn.lock"
+
+    @property
     def controller_json(self) -> Path:
         """What the live controller says of itself: process id, address, start."""
         return self.root / "controller.json"

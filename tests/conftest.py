@@ -6,9 +6,15 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     from workers.jobs.cluster import ClusterRecord
+
+# How long an example takes says how busy the machine is (and, in a fresh clone, that Hypothesis still builds its table of
+# characters), not whether the code is right.
+settings.register_profile("mambalab", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("mambalab")
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from workers.ablation import AblationSpec, Axis, PlannedRun
 from workers.jobs.detach import EXIT_TAKEN, SubmitOptions, daemon_command, spawn_controller
 from workers.jobs.errors import ControllerError
 from workers.jobs.files import tail
-from workers.jobs.lock import is_held, read_record
+from workers.jobs.lock import ControllerLock, is_held, read_record
 from workers.jobs.process import ProcessId
 from workers.jobs.provenance import capture
 from workers.specs import RunSpec, flatten, spec_hash
@@ -100,9 +100,23 @@ def ensure_controller(paths: HomePaths, options: SubmitOptions) -> None:
         raise ControllerError(
             "the inline executor has no controller of its own: workers.jobs.inline runs the queue here"
         )
-    if controller_alive(paths):
-        check_compatible(paths, options)
-        return
+    # One at a time: a controller that lost the race could still be starting, and take the store after a `down`
+    spawning = ControllerLock(paths.spawn_lock)
+    if not spawning.acquire(START_TIMEOUT_S):
+        raise ControllerError(
+            f"another submission has been starting the controller of {paths.root} for {START_TIMEOUT_S:.0f} s. The end "
+            f"of its log, {paths.controller_log}:\n{tail(paths.controller_log)}"
+        )
+    try:
+        if controller_alive(paths):
+            check_compatible(paths, options)
+        else:
+            _start_controller(paths, options)
+    finally:
+        spawning.release()
+
+
+def _start_controller(paths: HomePaths, options: SubmitOptions) -> None:
     command = daemon_command(paths, options)
     started = spawn_controller(paths, command)
     deadline = time.monotonic() + START_TIMEOUT_S

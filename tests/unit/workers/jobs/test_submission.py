@@ -144,6 +144,22 @@ def test_a_controller_that_cannot_start_is_reported_with_its_last_words(home: Ho
     assert not controller_alive(home)
 
 
+def test_no_second_controller_is_started_while_one_is_starting(
+    home: HomePaths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workers.jobs.submission.START_TIMEOUT_S", 0.0)
+    spawned: list[object] = []
+    monkeypatch.setattr("workers.jobs.submission.spawn_controller", lambda *words: spawned.append(words))
+    other = ControllerLock(home.spawn_lock)
+    assert other.acquire()
+    try:
+        with pytest.raises(ControllerError, match="another submission has been starting the controller"):
+            ensure_controller(home, OPTIONS)
+    finally:
+        other.release()
+    assert spawned == []
+
+
 def test_the_inline_executor_needs_no_controller(home: HomePaths) -> None:
     with pytest.raises(ControllerError, match="inline"):
         ensure_controller(home, SubmitOptions(command="test", executor="inline"))
