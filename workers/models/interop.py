@@ -36,6 +36,7 @@ WEIGHTS, SHARDS, PICKLED, CONFIG = (
     "pytorch_model.bin",
     "config.json",
 )
+_ORIGINAL_EPS = 1e-5
 _PAD_MULTIPLE = 8  # the original rounds its vocabulary up to it; here the vocabulary is as the weights have it
 
 _OUTER = {"embedding.weight": "backbone.embedding.weight", "head.weight": "lm_head.weight"}
@@ -103,9 +104,9 @@ def save_pretrained(model: LanguageModel, folder: Path, layout: Layout) -> None:
         value = tensor.detach().float().cpu()
         value = value[:, None] if name.endswith("conv_weight") else value
         tensors[their_name(name, layout)] = value.clone().contiguous()
+    config = _hf_config(spec, model.vocab_size) if layout == "hf" else _official_config(spec, model.vocab_size)
     folder.mkdir(parents=True, exist_ok=True)
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
-    config = _hf_config(spec, model.vocab_size) if layout == "hf" else _official_config(spec, model.vocab_size)
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
@@ -140,7 +141,7 @@ def spec_of_config(config: dict[str, Any], layout: Layout, source: str) -> Model
             f"{source}: has {' and '.join(found)}, which cannot be loaded: only Mamba-1 as released can"
         )
     official = layout == "official"
-    sizes = config if not official else {"layer_norm_epsilon": 1e-5, **ssm, **config}
+    sizes = config if not official else {"layer_norm_epsilon": _ORIGINAL_EPS, **ssm, **config}
     names = {
         "d_model": "d_model" if official else "hidden_size",
         "n_layer": "n_layer" if official else "num_hidden_layers",
@@ -190,6 +191,10 @@ def _check_plain(spec: ModelSpec) -> None:
 
 
 def _official_config(spec: ModelSpec, vocab_size: int) -> dict[str, Any]:
+    if spec.norm_eps != _ORIGINAL_EPS:
+        raise CheckpointError(
+            f"model.norm_eps is {spec.norm_eps}: the original's config has no place for it and means {_ORIGINAL_EPS}"
+        )
     return {
         "d_model": spec.d_model,
         "d_intermediate": 0,

@@ -189,3 +189,12 @@ def test_other_initial_values_are_no_hindrance(tmp_path: Path) -> None:
     assert torch.equal(load_pretrained(tmp_path)(tokens()), model(tokens()))
     with pytest.raises(CheckpointError, match="RMSNorm alone"):
         save_pretrained(model, tmp_path / "hf", "hf")
+    assert not (tmp_path / "hf").exists()
+
+
+def test_an_epsilon_that_the_original_cannot_name_is_not_dropped(tmp_path: Path) -> None:
+    model = make_model(norm_eps=1e-2)
+    with pytest.raises(CheckpointError, match="norm_eps is 0.01"):
+        save_pretrained(model, tmp_path / "official", "official")
+    save_pretrained(model, tmp_path / "hf", "hf")
+    assert torch.equal(load_pretrained(tmp_path / "hf")(tokens()), model(tokens()))
