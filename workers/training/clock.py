@@ -22,9 +22,9 @@ class StepClock:
         self._lap_seconds = 0.0
         self._lap_steps = 0
 
-    def count_step(self) -> None:
-        """Count one step."""
-        self._lap_steps += 1
+    def count_steps(self, steps: int) -> None:
+        """Count steps that were just done or asked for."""
+        self._lap_steps += steps
 
     def total(self) -> float:
         """Return the seconds in training since the clock was made."""

@@ -23,25 +23,24 @@ import sys
 from typing import NoReturn
 
 import torch
-from torch import Tensor
-from torch.nn import functional as F
 
 from kernels.common import choice
 from workers.errors import SpecError
 from workers.models import LanguageModel
 from workers.specs import RunSpec
-from workers.tasks import IGNORE, Batch, Curriculum, Task
+from workers.tasks import Task
 from workers.training.checkpoint import CheckpointStore
 from workers.training.clock import StepClock
 from workers.training.context import Reason, RunContext
-from workers.training.determinism import capture_random_state, derive_seed
+from workers.training.determinism import capture_random_state
 from workers.training.errors import NonFiniteLossError
 from workers.training.evaluation import evaluate
 from workers.training.extrapolation import HeldOut, evaluate_lengths, refusal
-from workers.training.optim import clip_gradients, set_learning_rate
 from workers.training.precision import Placement
-from workers.training.progress import Progress, Window
+from workers.training.progress import Progress
 from workers.training.schedule import learning_rate
+from workers.training.update import EagerStepper, RunUpdate, Stepper
+from workers.training.window import Window
 
 _FALLING = ("loss", "bpb", "perplexity", "error")  # metrics that get better by falling, by how their names end
 
@@ -64,9 +63,9 @@ class TrainingLoop:
         self.spec, self.context, self.task, self.model = spec, context, task, model
         self.optimizer, self.placement, self.store, self.progress = optimizer, placement, store, progress
         self.checkpoint_step = progress.step
-        self._parameters = list(model.parameters())
-        self._generator = torch.Generator(placement.device)
-        self._window = Window(spec.train.log_every, placement.device, progress)
+        self._window = Window(spec.train.log_every, placement.device, losses=progress.losses, norms=progress.norms)
+        update = RunUpdate(spec, task=task, model=model, optimizer=optimizer, placement=placement)
+        self._stepper: Stepper = EagerStepper(update, self._window)
         self._clock = StepClock(placement)
         self._seconds_before = progress.train_seconds
         self._noted_implementation = False
@@ -86,7 +85,7 @@ class TrainingLoop:
             if self.context.should_stop():
                 reason = "stopped"
                 break
-            self._step()
+            self._advance()
             reason = self._evaluate_if_due()
             if reason is None and train.checkpoint_every and progress.step % train.checkpoint_every == 0:
                 self.save()
@@ -110,71 +109,42 @@ class TrainingLoop:
             self.context.sink.note("checkpoint", {"step": progress.step, "path": path})
             self.context.sink.flush()
 
-    def _step(self) -> None:
-        step = self.progress.step + 1
+    def _advance(self) -> None:
+        """Do steps up to the next one that is logged, evaluated or saved, or fewer where the stepper takes fewer."""
         train = self.spec.train
-        due = step == 1 or step % train.log_every == 0 or step == train.steps
-        lr = learning_rate(train, step)
-        set_learning_rate(self.optimizer, lr)
-        accuracy = self._update(step, measure=due)
-        self.progress.step = step
-        self._clock.count_step()
-        if accuracy is not None:
-            self._log(step, lr, accuracy)
+        first = self.progress.step + 1
+        last = min(self._boundary(first), first + self._stepper.most - 1)
+        due = last == 1 or last % train.log_every == 0 or last == train.steps
+        self._stepper.advance(range(first, last + 1), measure=due)
+        self.progress.step = last
+        self._clock.count_steps(last - first + 1)
+        if due:
+            self._log(last)
         if not self._noted_implementation:
             self._noted_implementation = True
             self.context.sink.note("implementation", {op: list(names) for op, names in choice.used().items()})
             if choice.layouts():
                 self.context.sink.note("layout", choice.layouts())
 
-    def _update(self, step: int, *, measure: bool) -> Tensor | None:
-        """Do one optimizer update; return the batch's accuracy (a scalar on the device) where it is to be measured."""
-        train, device = self.spec.train, self.placement.device
-        batch = self._draw(step)
-        supervised = (batch.targets != IGNORE).sum()
-        loss, right = torch.zeros((), device=device), torch.zeros((), dtype=torch.int64, device=device)
-        self.optimizer.zero_grad(set_to_none=True)
-        for part in batch.cut(train.accumulate):
-            share, hits = self._add_gradients(part, supervised, measure=measure)
-            loss += share
-            right += hits
-        norm = clip_gradients(self._parameters, train.clip_grad_norm)
-        self.optimizer.step()
-        self._window.record(loss, norm)
-        return right / supervised if measure else None
+    def _boundary(self, first: int) -> int:
+        """Return the next step, from `first` on, behind which the loop has something to do."""
+        train = self.spec.train
+        if first == 1:
+            return 1
+        every = [n for n in (train.log_every, train.eval_every, train.checkpoint_every) if n]
+        return min(train.steps, *(-(-first // n) * n for n in every))
 
-    def _draw(self, step: int) -> Batch:
-        """Return a step's whole batch, which depends on the run's seed and the step alone, and on `steps` in a curriculum."""
-        train, task = self.spec.train, self.task
-        self._generator.manual_seed(derive_seed(self.spec.seed, "data", step))
-        if isinstance(task, Curriculum):
-            return task.sample_at(self._generator, train.batch_size, self.placement.device, (step - 1) / train.steps)
-        return task.sample(self._generator, train.batch_size, self.placement.device)
-
-    def _add_gradients(self, part: Batch, supervised: Tensor, *, measure: bool) -> tuple[Tensor, Tensor | int]:
-        """Add a micro-batch's gradients; return its share of the step's loss and, where measured, how many are right.
-
-        A share is the sum over the micro-batch's supervised positions by the number of those of the whole step, so
-        that every position counts alike, wherever the cuts are. All that the pass held is free on return.
-        """
-        targets = part.targets.flatten()
-        with self.placement.autocast():
-            logits = self.model(part.inputs).flatten(0, 1)
-        share = F.cross_entropy(logits.float(), targets, ignore_index=IGNORE, reduction="sum") / supervised
-        torch.autograd.backward(share)
-        # IGNORE is no token: such positions are never right
-        return share.detach(), (logits.detach().argmax(-1) == targets).sum() if measure else 0
-
-    def _log(self, step: int, lr: float, accuracy: Tensor) -> None:
+    def _log(self, step: int) -> None:
         losses, norms = self._read_window()
+        accuracy = self._window.accuracy().item()
         self._window.clear()
         rate = self._clock.lap()
         tokens = self.spec.train.batch_size * self.task.seqlen
         metrics = {
             "train/loss": math.fsum(losses) / len(losses),
-            "train/accuracy": accuracy.item(),
+            "train/accuracy": accuracy,
             "train/grad_norm": math.fsum(norms) / len(norms),
-            "train/lr": lr,
+            "train/lr": learning_rate(self.spec.train, step),
             "train/steps_per_s": rate,
             "train/tokens_per_s": rate * tokens,
             "train/tokens_seen": float(step * tokens),

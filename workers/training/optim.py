@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import torch
@@ -16,19 +17,15 @@ def build_optimizer(model: nn.Module, train: TrainSpec) -> torch.optim.AdamW:
     """Return AdamW at the rate of step 1, in its fused form on CPU and CUDA alike.
 
     `A_log`, `D`, `dt_bias`, norms and biases are not decayed (`workers.models.parameter_groups` says which). A group
-    may carry `max_lr`: its rate never exceeds that. The fused form updates all tensors of a group in one call (on
-    CPUs five times faster than the foreach form at the size of the synthetic tasks).
+    may carry `max_lr`: `StepRates`, which sets the rates, never exceeds that. The fused form updates all tensors of a
+    group in one call (on CPUs five times faster than the foreach form at the size of the synthetic tasks).
     """
     groups = parameter_groups(model, train.weight_decay)
     lr = learning_rate(train, 1)
-    return torch.optim.AdamW(groups, lr=lr, betas=(train.beta1, train.beta2), weight_decay=0.0, fused=True)
-
-
-def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Set the rate of every group for the coming update, within the group's `max_lr` where it has one."""
-    for group in optimizer.param_groups:
-        limit = group.get("max_lr")
-        group["lr"] = lr if limit is None else min(lr, limit)
+    on_gpu = any(parameter.is_cuda for group in groups for parameter in group["params"])
+    return torch.optim.AdamW(
+        groups, lr=lr, betas=(train.beta1, train.beta2), weight_decay=0.0, fused=True, capturable=on_gpu
+    )
 
 
 def clip_gradients(parameters: Iterable[Tensor], limit: float) -> Tensor:
@@ -40,3 +37,40 @@ def clip_gradients(parameters: Iterable[Tensor], limit: float) -> Tensor:
         return nn.utils.clip_grad_norm_(parameters, limit, foreach=True)
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     return nn.utils.get_total_norm(gradients, foreach=True)
+
+
+class StepRates:
+    """The learning rates of the steps in flight: one a slot and a parameter group.
+
+    On CUDA they are fp32 scalars on the device, which a captured step reads at each replay and an eager one reads alike,
+    so that both compute the same bits; setting one never waits for the device. On a CPU they are numbers.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, device: torch.device) -> None:
+        self._groups = optimizer.param_groups
+        self._limits: list[float] = [group.get("max_lr", math.inf) for group in self._groups]
+        self._device = device
+        self._values: list[list[float]] = []
+        self._tensors: list[list[Tensor]] = []
+
+    def reserve(self, slots: int) -> None:
+        """Make so many slots; those that exist stay as they are."""
+        for _ in range(len(self._values), slots):
+            self._values.append([math.nan] * len(self._groups))
+            if self._device.type == "cuda":
+                self._tensors.append([torch.zeros((), device=self._device) for _ in self._groups])
+
+    def set(self, slot: int, lr: float) -> None:
+        """Set a slot's rate, of each group within the group's `max_lr` where it has one."""
+        for index, limit in enumerate(self._limits):
+            value = min(lr, limit)
+            if self._values[slot][index] == value:
+                continue  # a constant schedule costs nothing
+            self._values[slot][index] = value
+            if self._tensors:
+                self._tensors[slot][index].fill_(value)
+
+    def bind(self, slot: int) -> None:
+        """Let the optimizer's next update use a slot's rates."""
+        for group, rate in zip(self._groups, (self._tensors or self._values)[slot], strict=True):
+            group["lr"] = rate

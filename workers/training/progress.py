@@ -6,9 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from workers.errors import CheckpointError
 
 
@@ -58,34 +55,3 @@ class Progress:
             return cls(step=step, **tree)
         except TypeError as error:
             raise CheckpointError(f"the checkpoint's progress cannot be read: {error}") from error
-
-
-class Window:
-    """Loss and gradient norm of the steps since the last logged one, kept on the device.
-
-    Recording a step copies two scalars and never waits for the device; reading waits once.
-    """
-
-    def __init__(self, capacity: int, device: torch.device, progress: Progress) -> None:
-        restored = len(progress.losses)
-        self._values = torch.zeros(capacity + restored, 2, device=device)
-        self._slots = [tuple(row.unbind()) for row in self._values.unbind()]
-        self.length = restored
-        if restored:
-            self._values[:restored] = torch.tensor([progress.losses, progress.norms], device=device).T
-
-    def record(self, loss: Tensor, norm: Tensor) -> None:
-        """Keep a step's loss and gradient norm (fp32 scalars on the device, detached)."""
-        loss_slot, norm_slot = self._slots[self.length]
-        loss_slot.copy_(loss)
-        norm_slot.copy_(norm)
-        self.length += 1
-
-    def read(self) -> tuple[list[float], list[float]]:
-        """Return the losses and the norms, oldest first; waits for the device."""
-        values: list[list[float]] = self._values[: self.length].T.tolist()
-        return values[0], values[1]
-
-    def clear(self) -> None:
-        """Forget the steps."""
-        self.length = 0

@@ -10,7 +10,7 @@ import torch
 
 from workers.models import build_model
 from workers.specs import ModelSpec, TrainSpec
-from workers.training.optim import build_optimizer, clip_gradients, set_learning_rate
+from workers.training.optim import StepRates, build_optimizer, clip_gradients
 
 UNDECAYED = ("A_log", "D", "dt_bias", "norm", "bias")
 
@@ -39,9 +39,13 @@ def test_a_group_with_a_ceiling_never_learns_faster() -> None:
     first, second = (torch.nn.Parameter(torch.zeros(2)) for _ in range(2))
     groups: list[dict[str, Any]] = [{"params": [first]}, {"params": [second], "max_lr": 1e-3}]
     optimizer = torch.optim.SGD(groups, lr=0.1)
-    set_learning_rate(optimizer, 1e-2)
+    rates = StepRates(optimizer, torch.device("cpu"))
+    rates.reserve(2)
+    rates.set(0, 1e-2)
+    rates.set(1, 1e-4)
+    rates.bind(0)
     assert [group["lr"] for group in optimizer.param_groups] == [1e-2, 1e-3]
-    set_learning_rate(optimizer, 1e-4)
+    rates.bind(1)
     assert [group["lr"] for group in optimizer.param_groups] == [1e-4, 1e-4]
 
 
