@@ -20,6 +20,7 @@ from __future__ import annotations
 import math
 import resource
 import sys
+from collections.abc import Generator
 from typing import NoReturn
 
 import torch
@@ -78,6 +79,23 @@ class TrainingLoop:
             CheckpointError: a checkpoint cannot be written.
             SpecError: `stop_metric` is not one that the task measures.
         """
+        turns = self.turns()
+        try:
+            wanted = next(turns)
+            while True:
+                steps = wanted[: self._stepper.most]
+                self._stepper.advance(steps, measure=self.logs(steps[-1]))
+                wanted = turns.send(len(steps))
+        except StopIteration as end:
+            reason: Reason = end.value
+            return reason
+
+    def turns(self) -> Generator[range, int, Reason]:
+        """Yield the steps that may be done next, and go on when sent how many of them, one or more, were done.
+
+        This is all that the host does between steps. `run` drives it with its own stepper; whoever trains several runs at
+        once drives one for each. Returns and raises as `run`.
+        """
         train, progress = self.spec.train, self.progress
         self.model.train()
         reason = self._evaluate_if_due()
@@ -85,7 +103,9 @@ class TrainingLoop:
             if self.context.should_stop():
                 reason = "stopped"
                 break
-            self._advance()
+            first = progress.step + 1
+            done = yield range(first, self._boundary(first) + 1)
+            self._take_note(done)
             reason = self._evaluate_if_due()
             if reason is None and train.checkpoint_every and progress.step % train.checkpoint_every == 0:
                 self.save()
@@ -93,6 +113,10 @@ class TrainingLoop:
         if reason != "stopped" and not self._evaluate_lengths():
             return "stopped"
         return reason or "steps"
+
+    def logs(self, step: int) -> bool:
+        """Say whether a row is logged after a step, so that its accuracy is to be measured."""
+        return step == 1 or step % self.spec.train.log_every == 0 or step == self.spec.train.steps
 
     def save(self) -> None:
         """Write a checkpoint of the current step, unless there is one. Never saves a state that has diverged."""
@@ -109,17 +133,12 @@ class TrainingLoop:
             self.context.sink.note("checkpoint", {"step": progress.step, "path": path})
             self.context.sink.flush()
 
-    def _advance(self) -> None:
-        """Do steps up to the next one that is logged, evaluated or saved, or fewer where the stepper takes fewer."""
-        train = self.spec.train
-        first = self.progress.step + 1
-        last = min(self._boundary(first), first + self._stepper.most - 1)
-        due = last == 1 or last % train.log_every == 0 or last == train.steps
-        self._stepper.advance(range(first, last + 1), measure=due)
-        self.progress.step = last
-        self._clock.count_steps(last - first + 1)
-        if due:
-            self._log(last)
+    def _take_note(self, steps: int) -> None:
+        """Take note of steps that were done, and log a row where one is due."""
+        self.progress.step += steps
+        self._clock.count_steps(steps)
+        if self.logs(self.progress.step):
+            self._log(self.progress.step)
         if not self._noted_implementation:
             self._noted_implementation = True
             self.context.sink.note("implementation", {op: list(names) for op, names in choice.used().items()})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -9,9 +10,9 @@ import torch
 from kernels.common import choice
 from workers.models import LanguageModel, build_model
 from workers.specs import RunSpec
-from workers.tasks import build_task
+from workers.tasks import Task, build_task
 from workers.training.checkpoint import CheckpointStore, check_identity
-from workers.training.context import RunContext, RunResult
+from workers.training.context import Reason, RunContext, RunResult
 from workers.training.determinism import reproducible, restore_random_state, seed_global
 from workers.training.errors import RunOutOfMemoryError, is_out_of_memory
 from workers.training.extrapolation import task_at
@@ -51,6 +52,48 @@ def _run(spec: RunSpec, context: RunContext, placement: Placement) -> RunResult:
     if placement.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(placement.device)
     choice.reset_used()
+    trial = prepare(spec, context, placement)
+    loop = TrainingLoop(
+        spec,
+        context,
+        task=trial.task,
+        model=trial.model,
+        optimizer=trial.optimizer,
+        placement=placement,
+        store=trial.store,
+        progress=trial.progress,
+    )
+    return trial.result(loop.run())
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedTrial:
+    """A run that is ready to train, from its first step or from its newest checkpoint."""
+
+    context: RunContext
+    task: Task
+    model: LanguageModel
+    optimizer: torch.optim.AdamW
+    store: CheckpointStore
+    progress: Progress
+    resumed_from: int
+
+    def result(self, reason: Reason) -> RunResult:
+        """Return how the run ended; its progress is now that of the end."""
+        directory, progress = self.context.directory, self.progress
+        return RunResult(
+            status="stopped" if reason == "stopped" else "completed",
+            reason=reason,
+            step=progress.step,
+            metrics=dict(progress.latest),
+            resumed_from=self.resumed_from,
+            train_seconds=progress.train_seconds,
+            checkpoint=_relative(directory / "checkpoints" / f"step-{progress.step:06d}", directory),
+        )
+
+
+def prepare(spec: RunSpec, context: RunContext, placement: Placement) -> PreparedTrial:
+    """Build what a run trains, put it into the state of its newest checkpoint, and note the facts. Raises as `run_trial`."""
     task = build_task(spec.task)
     for length in spec.train.eval_lengths:
         build_task(task_at(spec.task, length))  # what cannot be evaluated should come to light before the training
@@ -65,28 +108,7 @@ def _run(spec: RunSpec, context: RunContext, placement: Placement) -> RunResult:
     )
     progress = _resume(spec, context, store, model, optimizer, placement)
     note_facts(context.sink, task, model, placement)
-    resumed_from = progress.step
-    loop = TrainingLoop(
-        spec,
-        context,
-        task=task,
-        model=model,
-        optimizer=optimizer,
-        placement=placement,
-        store=store,
-        progress=progress,
-    )
-    reason = loop.run()
-    checkpoint = context.directory / "checkpoints" / f"step-{progress.step:06d}"
-    return RunResult(
-        status="stopped" if reason == "stopped" else "completed",
-        reason=reason,
-        step=progress.step,
-        metrics=dict(progress.latest),
-        resumed_from=resumed_from,
-        train_seconds=progress.train_seconds,
-        checkpoint=_relative(checkpoint, context.directory),
-    )
+    return PreparedTrial(context, task, model, optimizer, store, progress, progress.step)
 
 
 def _resume(
