@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from kernels.causal_conv1d.reference import causal_conv1d_update_reference, empty_past
 from kernels.common.checks import state_dtype
+from kernels.common.members import apart, side_by_side
 
 
 def causal_conv1d_torch(
@@ -73,12 +74,16 @@ class _Convolution(torch.autograd.Function):
     """Each tap is one multiply-add in place; autograd would keep a copy of the sequence for each."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, taps: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.save_for_backward(x, taps)
+    def forward(x: Tensor, taps: Tensor, bias: Tensor | None) -> Tensor:
         y = x * taps[-1] if bias is None else torch.addcmul(bias, x, taps[-1])
         for back in range(1, len(taps)):
             y[:, back:].addcmul_(x[:, :-back], taps[-1 - back])
         return y
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        del output
+        ctx.save_for_backward(*inputs[:2])
 
     @staticmethod
     @once_differentiable
@@ -90,3 +95,13 @@ class _Convolution(torch.autograd.Function):
             dx[:, :-back].addcmul_(dy[:, back:], taps[-1 - back])
             dtaps[-1 - back] = (dy[:, back:] * x[:, :-back]).sum((0, 1))
         return dx, dtaps, dy.sum((0, 1)) if ctx.needs_input_grad[2] else None
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: tuple[int | None, ...], x: Tensor, taps: Tensor, bias: Tensor | None
+    ) -> tuple[Tensor, int]:
+        """Take members as channels."""
+        members = info.batch_size
+        x, taps = side_by_side(x, in_dims[0], 2, members), side_by_side(taps, in_dims[1], 1, members)
+        bias = None if bias is None else side_by_side(bias, in_dims[2], 0, members)
+        return apart(_convolve(x, taps, bias), 2, members), 2

@@ -22,6 +22,8 @@ from torch.autograd.function import once_differentiable
 
 from kernels.common.checks import state_dtype
 from kernels.common.compilation import uncompiled
+from kernels.common.errors import UnsupportedError
+from kernels.common.members import apart, side_by_side
 from kernels.common.numerics import group_channels
 from kernels.selective_scan.reference import finish, step_sizes
 
@@ -60,7 +62,7 @@ def selective_scan_chunked(
     ngroups = math.lcm(*(values.shape[2] for values in (B, C) if values.dim() == 4))
     dt = step_sizes(x, dt, dt_bias, dt_softplus)
     u = x.to(real)  # once: each cast would round its part of the gradient
-    y, final_state = _Scan.apply(  # type: ignore[no-untyped-call]
+    y, final_state, *_ = _Scan.apply(  # type: ignore[no-untyped-call]
         group_channels(u, ngroups)[..., None, :],
         group_channels(dt, ngroups)[..., None, :],
         _states_first(A.to(dtype), ngroups),
@@ -109,10 +111,12 @@ class _Inputs(NamedTuple):
 
 
 class _Scan(torch.autograd.Function):
+    """Returns y, the final state, and the states at the start of each block, which the backward restarts from."""
+
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, h0: Tensor | None, reset: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
+        x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, h0: Tensor | None, reset: Tensor | None
+    ) -> tuple[Tensor, ...]:
         inputs = _Inputs(x, dt, B, C, reset)
         y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
         state = torch.zeros(len(x), *A.shape, dtype=A.dtype, device=x.device) if h0 is None else h0.clone()
@@ -126,19 +130,28 @@ class _Scan(torch.autograd.Function):
             _recur(h, decay, starts[-1], resets, work.lanes_for(piece))
             y[batch, positions] = _output(_sum_states(piece.C, h, *scratch))
             state[batch] = h[:, -1]
+        return y, state, *starts
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        x, dt, A, B, C, h0, reset = inputs
+        _, _, *starts = output
+        ctx.set_materialize_grads(False)  # else there would be zeros for each of the starts
+        ctx.mark_non_differentiable(*starts)
         ctx.save_for_backward(x, dt, A, B, C, reset, *starts)
         ctx.has_initial_state = h0 is not None
-        return y, state
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dy: Tensor, dfinal: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, dy: Tensor | None, dfinal: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
         x, dt, A, B, C, reset, *starts = ctx.saved_tensors
+        dy = torch.zeros(x.shape, dtype=x.dtype, device=x.device) if dy is None else dy
+        state = (len(x), *A.shape)
+        carry = torch.zeros(state, dtype=A.dtype, device=x.device) if dfinal is None else dfinal.clone()
         inputs = _Inputs(x, dt, B, C, reset)
         dx, ddt = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for _ in range(2))
         dA, dB, dC = (torch.zeros(values.shape, dtype=values.dtype, device=x.device) for values in (A, B, C))
         grads = _Inputs(dx, ddt, dB, dC, None)
-        carry = dfinal.clone()
         work = _Workspace(inputs, A, buffers=4)
         with torch.autocast(x.device.type, enabled=False):  # a caller may run the backward under autocast
             for (batch, positions), start in zip(reversed(work.pieces()), reversed(starts), strict=True):
@@ -146,6 +159,26 @@ class _Scan(torch.autograd.Function):
                 carry[batch] = block.reverse(dy[batch, positions], carry[batch])
                 block.accumulate(grads.piece(batch, positions), dA)
         return dx, ddt, dA, dB, dC, carry if ctx.has_initial_state else None, None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Tensor | None) -> tuple[Any, Any]:
+        """Take members as groups of channels."""
+        *values, reset = arguments
+        if in_dims[-1] is not None:
+            raise UnsupportedError("selective_scan: vmap over reset is not supported: members share their resets")
+        members = info.batch_size
+        merged = [
+            None if one is None else side_by_side(one, in_dim, _groups_dim(one, in_dim), members)
+            for one, in_dim in zip(values, in_dims[:-1], strict=True)
+        ]
+        y, state, *starts = _Scan.apply(*merged, reset)  # type: ignore[no-untyped-call]
+        outputs = (apart(y, 2, members), apart(state, 1, members), *starts)
+        return outputs, (2, 1, *(None for _ in starts))
+
+
+def _groups_dim(values: Tensor, in_dim: int | None) -> int:
+    """Return which dimension of one member's tensor counts the groups: x, dt, B, C; states; or A and constants."""
+    return {5: 2, 4: 1, 3: 0}[values.dim() - (in_dim is not None)]
 
 
 class _Workspace:
