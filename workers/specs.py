@@ -108,6 +108,9 @@ class ResourceSpec(Spec):
     gpus: float | Literal["auto"] = "auto"  # auto: one GPU where there is any, else none; a fraction shares one
     timeout_s: float | None = Field(None, gt=0)
     max_attempts: int = Field(3, ge=1)
+    sample_every_s: float = Field(
+        5.0, ge=0, description="seconds between looks at CPU, memory and GPU, logged as system/...; 0: none"
+    )
 
     @model_validator(mode="after")
     def _positive(self) -> ResourceSpec:

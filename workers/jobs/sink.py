@@ -48,6 +48,8 @@ class SpoolSink:
         self._wake = threading.Event()
         self._settled = threading.Condition()
         self._taken = self._written = self._encoded = 0  # rows: handed in, on disk, encoded but not yet on disk
+        self._beside = 0  # rows handed in by `log_beside`: a counter of its own, as no two threads may share one
+        self._step: int | None = None
         self._failure: BaseException | None = None  # fatal: what was logged cannot be encoded
         self._refusal: OSError | None = None  # may pass: the disk refused
         self._closing = False
@@ -65,6 +67,21 @@ class SpoolSink:
             self._raise()
         self._waiting.append((time.time(), step, dict(metrics)))
         self._taken += 1
+        self._step = step
+
+    @property
+    def step(self) -> int | None:
+        """The newest step that training has logged; None before the first."""
+        return self._step
+
+    def log_beside(self, subject: int | str, content: Mapping[str, Any]) -> None:
+        """Take scalars at a step, or a fact under a name, from the one thread beside training's that reports too.
+
+        Never raises: what is wrong with the spool is training's to find out, at its own next row.
+        """
+        if self._failure is None and len(self._waiting) < MAX_WAITING:
+            self._beside += 1  # first: `flush` may wait a moment too long, but never too short
+            self._waiting.append((time.time(), subject, dict(content)))
 
     def note(self, kind: str, payload: Mapping[str, Any]) -> None:
         """Take a fact for the record. Raises SpoolError as `log` does."""
@@ -79,7 +96,7 @@ class SpoolSink:
         Raises:
             SpoolError: the disk refused for longer than `patience_s`, or a row could not be encoded.
         """
-        goal = self._taken
+        goal = self._taken + self._beside
         self._wake.set()
         with self._settled:
             done = self._settled.wait_for(

@@ -27,6 +27,7 @@ from workers.jobs.errors import ExecutorError, SpoolError, SpoolTakenError
 from workers.jobs.files import read_json, write_json
 from workers.jobs.process import ProcessId
 from workers.jobs.sink import SpoolSink
+from workers.jobs.system import sampling
 
 if TYPE_CHECKING:
     from workers.specs import RunSpec
@@ -75,7 +76,8 @@ def work(attempt: AttemptSpec) -> int:
 
 def run_attempt(attempt: AttemptSpec, sink: SpoolSink, should_stop: Callable[[], bool]) -> Outcome:
     """Run an attempt in this process, write its result.json, and return what that says. Closes the sink."""
-    outcome = _outcome(attempt, sink, should_stop)
+    with sampling(attempt, sink):
+        outcome = _outcome(attempt, sink, should_stop)
     try:
         sink.close()
     except SpoolError as error:
