@@ -10,9 +10,9 @@ from workers.training.precision import Placement
 
 
 class StepClock:
-    """Counts steps and seconds of training; evaluation and checkpoints run inside `paused()` and count for nothing.
+    """Counts seconds of training; evaluation and checkpoints run inside `paused()` and count for nothing.
 
-    A GPU works behind the host, so pausing and reading wait until the device has finished the steps counted.
+    A GPU works behind the host, so pausing and reading the total wait until the device has finished.
     """
 
     def __init__(self, placement: Placement) -> None:
@@ -20,27 +20,21 @@ class StepClock:
         self._seconds = 0.0
         self._started = time.perf_counter()
         self._lap_seconds = 0.0
-        self._lap_steps = 0
-
-    def count_steps(self, steps: int) -> None:
-        """Count steps that were just done or asked for."""
-        self._lap_steps += steps
 
     def total(self) -> float:
         """Return the seconds in training since the clock was made."""
         self._placement.synchronize()
-        now = time.perf_counter()
-        self._seconds += now - self._started
-        self._started = now
-        return self._seconds
+        return self._tick()
 
-    def lap(self) -> float:
-        """Return the steps per second since the last lap and begin a new one; 0 where no step was counted."""
-        total = self.total()
+    def lap(self, steps: int) -> float:
+        """Return the steps per second since the last lap, in which so many were done, and begin a new one.
+
+        It does not wait for the device: whoever asks has already seen these steps done, and the next ones may be on their way.
+        """
+        total = self._tick()
         elapsed = total - self._lap_seconds
-        rate = self._lap_steps / elapsed if elapsed > 0 else 0.0
-        self._lap_seconds, self._lap_steps = total, 0
-        return rate
+        self._lap_seconds = total
+        return steps / elapsed if elapsed > 0 else 0.0
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
@@ -51,3 +45,9 @@ class StepClock:
         finally:
             self._placement.synchronize()
             self._started = time.perf_counter()
+
+    def _tick(self) -> float:
+        now = time.perf_counter()
+        self._seconds += now - self._started
+        self._started = now
+        return self._seconds

@@ -21,6 +21,7 @@ import math
 import resource
 import sys
 from collections.abc import Generator
+from dataclasses import dataclass
 from typing import NoReturn
 
 import torch
@@ -41,9 +42,18 @@ from workers.training.precision import Placement
 from workers.training.progress import Progress
 from workers.training.schedule import learning_rate
 from workers.training.update import EagerStepper, RunUpdate, Stepper
-from workers.training.window import Window
+from workers.training.window import Reading, Window
 
 _FALLING = ("loss", "bpb", "perplexity", "error")  # metrics that get better by falling, by how their names end
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """A row to log: its step, the steps since the row before it, and what they measured."""
+
+    step: int
+    steps: int
+    reading: Reading
 
 
 class TrainingLoop:
@@ -67,6 +77,8 @@ class TrainingLoop:
         self._window = Window(spec.train.log_every, placement.device, losses=progress.losses, norms=progress.norms)
         update = RunUpdate(spec, task=task, model=model, optimizer=optimizer, placement=placement)
         self._stepper: Stepper = EagerStepper(update, self._window)
+        self._row: _Row | None = None
+        self._cut_at = progress.step
         self._clock = StepClock(placement)
         self._seconds_before = progress.train_seconds
         self._noted_implementation = False
@@ -121,6 +133,7 @@ class TrainingLoop:
     def save(self) -> None:
         """Write a checkpoint of the current step, unless there is one. Never saves a state that has diverged."""
         progress = self.progress
+        self._finish_row()
         if progress.step == self.checkpoint_step:
             return
         progress.losses, progress.norms = self._read_window()
@@ -134,11 +147,18 @@ class TrainingLoop:
             self.context.sink.flush()
 
     def _take_note(self, steps: int) -> None:
-        """Take note of steps that were done, and log a row where one is due."""
-        self.progress.step += steps
-        self._clock.count_steps(steps)
-        if self.logs(self.progress.step):
-            self._log(self.progress.step)
+        """Take note of steps that were asked for, and cut a row where one is due.
+
+        On CUDA the device works on: the row is logged once the next steps have been asked for, so that it never idles.
+        """
+        progress = self.progress
+        progress.step += steps
+        self._finish_row()
+        if self.logs(progress.step):
+            self._row = _Row(progress.step, progress.step - self._cut_at, self._window.cut())
+            self._cut_at = progress.step
+            if self.placement.device.type != "cuda" or progress.step == 1:
+                self._finish_row()
         if not self._noted_implementation:
             self._noted_implementation = True
             self.context.sink.note("implementation", {op: list(names) for op, names in choice.used().items()})
@@ -153,35 +173,43 @@ class TrainingLoop:
         every = [n for n in (train.log_every, train.eval_every, train.checkpoint_every) if n]
         return min(train.steps, *(-(-first // n) * n for n in every))
 
-    def _log(self, step: int) -> None:
-        losses, norms = self._read_window()
-        accuracy = self._window.accuracy().item()
-        self._window.clear()
-        rate = self._clock.lap()
+    def _finish_row(self) -> None:
+        """Log the row that was cut, if any, once the device has done its steps."""
+        if self._row is None:
+            return
+        row, self._row = self._row, None
+        losses, norms, accuracy = row.reading.wait()
+        self._check(losses, norms, row.step)
+        rate = self._clock.lap(row.steps)
         tokens = self.spec.train.batch_size * self.task.seqlen
         metrics = {
             "train/loss": math.fsum(losses) / len(losses),
             "train/accuracy": accuracy,
             "train/grad_norm": math.fsum(norms) / len(norms),
-            "train/lr": learning_rate(self.spec.train, step),
+            "train/lr": learning_rate(self.spec.train, row.step),
             "train/steps_per_s": rate,
             "train/tokens_per_s": rate * tokens,
-            "train/tokens_seen": float(step * tokens),
+            "train/tokens_seen": float(row.step * tokens),
             "system/peak_memory_mb": peak_memory_mb(self.placement.device),
         }
         self.progress.latest.update(metrics)
-        self.context.sink.log(step, metrics)
+        self.context.sink.log(row.step, metrics)
 
     def _read_window(self) -> tuple[list[float], list[float]]:
+        """Log what is due and return the losses and norms since then, all of them finite."""
+        self._finish_row()
         losses, norms = self._window.read()
-        first = self.progress.step - len(losses) + 1
-        for step, (loss, norm) in enumerate(zip(losses, norms, strict=True), start=first):
+        self._check(losses, norms, self.progress.step)
+        return losses, norms
+
+    def _check(self, losses: list[float], norms: list[float], last: int) -> None:
+        """Raise where one of the numbers of the steps up to `last` is not finite."""
+        for step, (loss, norm) in enumerate(zip(losses, norms, strict=True), start=last - len(losses) + 1):
             if not math.isfinite(loss):
                 self._diverged(step, "the loss", loss)
             if not math.isfinite(norm):
                 self._diverged(step, "the gradient norm", norm)
             self.progress.last_finite = loss
-        return losses, norms
 
     def _diverged(self, step: int, what: str, value: float) -> NoReturn:
         lr = learning_rate(self.spec.train, step)

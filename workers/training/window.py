@@ -41,15 +41,37 @@ class Window:
         self._values[self.length : end].copy_(rows)
         self.length = end
 
-    def accuracy(self) -> Tensor:
-        """Return the newest step's accuracy, on the device; it must have been measured."""
-        return self._values[self.length - 1, ACCURACY]
-
     def read(self) -> tuple[list[Any], list[Any]]:
         """Return the losses and the norms, oldest first, each a float or a list with one a member; waits for the device."""
-        losses, norms = self._values[: self.length, :ACCURACY].transpose(0, 1).tolist()
+        losses, norms, _ = Reading(self._values[: self.length]).wait()
         return losses, norms
+
+    def cut(self) -> Reading:
+        """Return the rows, on their way to the host, and forget them; the newest step's accuracy must have been measured."""
+        reading = Reading(self._values[: self.length])
+        self.clear()
+        return reading
 
     def clear(self) -> None:
         """Forget the steps."""
         self.length = 0
+
+
+class Reading:
+    """A window's rows, copied off the device behind the steps asked for so far, while the host goes on."""
+
+    def __init__(self, rows: Tensor) -> None:
+        self._copied: torch.cuda.Event | None = None
+        if rows.is_cuda:
+            self._rows = torch.empty(rows.shape, pin_memory=True).copy_(rows, non_blocking=True)
+            self._copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._copied.record()
+        else:
+            self._rows = rows.clone()
+
+    def wait(self) -> tuple[list[Any], list[Any], Any]:
+        """Return losses, norms and the last row's accuracy, a float each or a list with one a member, once they are here."""
+        if self._copied is not None:
+            self._copied.synchronize()
+        losses, norms, accuracies = self._rows.transpose(0, 1).tolist()
+        return losses, norms, accuracies[-1] if accuracies else None

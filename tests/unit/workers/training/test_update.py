@@ -44,9 +44,9 @@ def test_slots_hold_steps_that_are_computed_later(make_spec: MakeSpec) -> None:
         many.prepare(step, slot)
     batches = [many.draw(slot) for slot in range(3)]
     rows = torch.stack([many.compute(batch, slot, measure=True) for slot, batch in enumerate(batches)])
-    losses, norms = window.read()
+    losses, norms, accuracy = window.cut().wait()
     assert rows[:, :2].T.tolist() == [losses, norms]
-    assert rows[-1, 2] == window.accuracy()
+    assert rows[-1, 2] == accuracy
     for mine, theirs in zip(model_one.parameters(), model_many.parameters(), strict=True):
         assert torch.equal(mine, theirs)
 
@@ -99,7 +99,7 @@ def test_an_update_with_members_fills_the_window_with_vectors() -> None:
     update, window = Members(), Window(4, CPU, members=(2,))
     EagerStepper(update, window).advance(range(1, 4), measure=True)
     assert window.read() == ([[1.0, 10.0], [2.0, 20.0], [3.0, 30.0]], [[1.5, 10.5], [2.5, 20.5], [3.5, 30.5]])
-    assert window.accuracy().tolist() == pytest.approx([0.03, 0.3])
+    assert window.cut().wait()[2] == pytest.approx([0.03, 0.3])
     assert update.measured == [3]
 
 
@@ -110,9 +110,16 @@ def test_a_window_goes_on_from_a_checkpoint(members: tuple[int, ...], losses: li
     window.record(torch.full((1, 3, *members), 7.0))
     assert window.length == 3
     assert window.read()[0][:2] == losses
-    assert window.accuracy().flatten().tolist() == [7.0] * (members[0] if members else 1)
-    window.clear()
+    assert window.cut().wait()[2] == ([7.0] * members[0] if members else 7.0)
     assert window.read() == ([], [])
+
+
+def test_rows_that_were_cut_are_not_those_written_later() -> None:
+    window = Window(1, CPU)
+    window.record(torch.full((1, 3), 1.0))
+    earlier = window.cut()
+    window.record(torch.full((1, 3), 2.0))
+    assert earlier.wait() == ([1.0], [1.0], 1.0)
 
 
 def test_rows_come_at_the_same_steps_whatever_lies_between(execute: Execute, make_spec: MakeSpec) -> None:
