@@ -18,9 +18,8 @@ check: $(INSTALLED) ## lint, formatting, strict types, import directions
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-gpu-test: $(INSTALLED) ## parity of the Triton kernels on this machine's GPU
-	@$(BIN)/python -c 'import sys, torch; sys.exit(0 if torch.cuda.is_available() else "gpu-test: torch sees no CUDA device here, and skipped tests would prove nothing")'
-	$(BIN)/python -m pytest -q -m gpu tests/parity
+gpu-test: $(INSTALLED) ## kernels, models and tasks on this machine's GPU, in a process for each core
+	$(BIN)/python -m tests.parity.run
 
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix-only .

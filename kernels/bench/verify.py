@@ -42,7 +42,7 @@ def parity(problem: Problem, implementation: str = "triton", *, oracle: str = "r
 
     What the implementation allocates is filled with NaN first, so that an element it does not write is found.
     """
-    cotangents = _cotangents(problem)
+    cotangents = draw_cotangents(problem)
     expected = evaluate(problem.to_double(), oracle, cotangents)
     plain = evaluate(problem, problem.plain, cotangents)
     with poisoned_buffers():
@@ -75,13 +75,26 @@ def evaluate(problem: Problem, implementation: str, cotangents: dict[str, Tensor
 
 def repeats_bitwise(problem: Problem, implementation: str = "triton", runs: int = 5) -> bool:
     """Whether `runs` evaluations give the same bits in every output and gradient."""
-    cotangents = _cotangents(problem)
+    cotangents = draw_cotangents(problem)
     first = evaluate(problem, implementation, cotangents)
     for _ in range(runs - 1):
         again = evaluate(problem, implementation, cotangents)
         if not all(torch.equal(_bits(first[name]), _bits(again[name])) for name in first):
             return False
     return True
+
+
+def draw_cotangents(problem: Problem) -> dict[str, Tensor]:
+    """A random gradient for each output, the same for every implementation: rounded to the dtype the output has."""
+    if not problem.differentiable:
+        return {}
+    generator = torch.Generator(next(iter(problem.tensors.values())).device).manual_seed(1)
+    with torch.no_grad():
+        outputs = problem.call(problem.plain)
+    return {
+        name: torch.randn(value.shape, generator=generator, device=value.device).to(value.dtype)
+        for name, value in outputs.items()
+    }
 
 
 def relative_error(value: Tensor, reference: Tensor) -> float:
@@ -127,16 +140,3 @@ def _filled(allocate: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 def _bits(values: Tensor) -> Tensor:
     return values.contiguous().view(torch.uint8)
-
-
-def _cotangents(problem: Problem) -> dict[str, Tensor]:
-    """A random gradient for each output, the same for every implementation: rounded to the dtype the output has."""
-    if not problem.differentiable:
-        return {}
-    generator = torch.Generator(next(iter(problem.tensors.values())).device).manual_seed(1)
-    with torch.no_grad():
-        outputs = problem.call(problem.plain)
-    return {
-        name: torch.randn(value.shape, generator=generator, device=value.device).to(value.dtype)
-        for name, value in outputs.items()
-    }

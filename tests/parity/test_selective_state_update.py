@@ -5,7 +5,6 @@ import torch
 
 from kernels.bench.problems import Problem, selective_state_update_problem
 from kernels.bench.verify import parity, repeats_bitwise
-from kernels.selective_state_update import selective_state_update
 
 pytestmark = [
     pytest.mark.gpu,
@@ -41,25 +40,3 @@ def test_strided_views() -> None:
 
 def test_same_bits_every_time() -> None:
     assert repeats_bitwise(problem(torch.bfloat16, batch=64))
-
-
-def test_opcheck() -> None:
-    tensors = problem(torch.float32).tensors
-    names = ("state", "x", "dt", "A", "B", "C", "D", "z", "dt_bias")
-    torch.library.opcheck(torch.ops.mambalab.selective_state_update.default, (*(tensors[name] for name in names), True))
-
-
-def test_captured_in_a_cuda_graph() -> None:
-    tensors = problem(torch.bfloat16).tensors
-    expected = {name: tensor.clone() for name, tensor in tensors.items()}
-    for _ in range(3):
-        y = selective_state_update(**expected, dt_softplus=True)  # type: ignore[arg-type]
-    warm = {name: tensor.clone() for name, tensor in tensors.items()}
-    selective_state_update(**warm, dt_softplus=True)  # type: ignore[arg-type]
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = selective_state_update(**tensors, dt_softplus=True)  # type: ignore[arg-type]
-    for _ in range(3):
-        graph.replay()
-    assert torch.equal(captured, y)
-    assert torch.equal(tensors["state"], expected["state"])
