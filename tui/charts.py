@@ -12,12 +12,13 @@ from tui.plot.series import Points, band
 from tui.widgets.chart_data import ChartData, Line, Shade
 
 TOKENS = "train/tokens_seen"
+SYSTEM = "system/"  # the metrics of the machine; a run shows them on a tab of their own
 FIRST = ("valid/accuracy", "valid/loss", "valid/bpb", "train/loss", "train/accuracy", "train/grad_norm")
 LAST = ("train/lr", "train/steps_per_s", "train/tokens_per_s", TOKENS)
 
 
 def metric_order(keys: Sequence[str], deciding: str) -> list[str]:
-    """Return metrics in the order of their charts: the one that decides, evaluation, training, speeds."""
+    """Return metrics in the order of their charts: the one that decides, evaluation, training, speeds, the machine."""
 
     def rank(key: str) -> tuple[int, int, str]:
         if key == deciding:
@@ -26,6 +27,8 @@ def metric_order(keys: Sequence[str], deciding: str) -> list[str]:
             return 1, FIRST.index(key), key
         if key in LAST:
             return 5, LAST.index(key), key
+        if key.startswith(SYSTEM):
+            return 6, not key.startswith(f"{SYSTEM}gpu"), key
         return {"valid": 2, "train": 3}.get(key.partition("/")[0], 4), 0, key
 
     return sorted(keys, key=rank)
@@ -57,12 +60,13 @@ def run_charts(
     kind: str,
     attempts: Sequence[AttemptRow] = (),
     checkpoints: Sequence[CheckpointRow] = (),
+    system: bool = False,
 ) -> list[ChartData]:
-    """Return a chart a metric of one run, checkpoints and new attempts marked on the axis."""
+    """Return a chart a metric of one run, checkpoints and new attempts marked; or, with `system`, of its machine."""
     start, tokens = start_of(curves), curves.get(TOKENS)
     marks = marks_of(curves, kind, attempts, checkpoints)
     charts = []
-    for key in metric_order(list(curves), deciding):
+    for key in metric_order([key for key in curves if key.startswith(SYSTEM) == system], deciding):
         line = Line(key, "series:0", points_of(curves[key], kind, tokens, start))
         charts.append(ChartData(key, (line,), marks=marks))
     return charts

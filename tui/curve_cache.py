@@ -36,16 +36,19 @@ class Curve:
         return len(self.steps)
 
     def extended(self, series: Series) -> Curve:
-        """Return the curve with what was read after its end."""
+        """Return the curve with what was read from its last step on: that one's value may have been replaced."""
         if not len(series):
             return self
         tail = curve_of(series)
         if not len(self):
             return tail
+        kept = int(np.searchsorted(self.steps, tail.steps[0]))
+        if kept == len(self) - 1 and len(tail) == 1 and tail.at[0] == self.at[kept]:
+            return self
         return Curve(
-            np.concatenate((self.steps, tail.steps)),
-            np.concatenate((self.values, tail.values)),
-            np.concatenate((self.at, tail.at)),
+            np.concatenate((self.steps[:kept], tail.steps)),
+            np.concatenate((self.values[:kept], tail.values)),
+            np.concatenate((self.at[:kept], tail.at)),
         )
 
 
@@ -115,8 +118,8 @@ class CurveReader:
                 known.setdefault(key, EMPTY)  # all charts have their place before the first of them is read
             for key in keys:
                 before = known[key]
-                last = int(before.steps[-1]) if len(before) else -1
-                known[key] = after = before.extended(reader.series(run_id, key, after_step=last))
+                last = int(before.steps[-1]) if len(before) else 0
+                known[key] = after = before.extended(reader.series(run_id, key, after_step=last - 1))
                 changed = changed or after is not before
                 self._post_progress(asked)
         except NotFound:

@@ -52,9 +52,33 @@ def run_lines(run: RunRow, now: float, metric: str) -> list[TextLine]:
         lines.append(labelled("ended by", run.reason))
     if run.metrics:
         lines += [[], [("metrics", "accent")]]
-        for key, value in sorted(run.metrics.items(), key=lambda item: (item[0] != metric, item[0])):
+        for key, value in sorted(run.metrics.items(), key=lambda item: _metric_rank(item[0], metric)):
             lines.append([(f"{key:<22} ", "muted"), (number(value, 5), "best" if key == metric else "")])
     return lines
+
+
+def _metric_rank(key: str, deciding: str) -> tuple[bool, bool, str]:
+    return key != deciding, key.startswith("system/"), key
+
+
+def machine_line(run: RunRow, facts: Mapping[str, object]) -> TextLine:
+    """Return what is known of the machine that a run uses, and why no GPU is looked at where none is."""
+    noted = facts.get("system")
+    if not isinstance(noted, dict):
+        off = run.config.get("resources.sample_every_s") == 0
+        return [
+            (" not looked at: resources.sample_every_s is 0" if off else " nothing noted of the machine yet", "muted")
+        ]
+    pieces = [(f" {noted.get('cpus', '?')} CPUs, ", "")]
+    memory = noted.get("memory_mb")
+    pieces.append((f"{bytes_size(int(memory * 2**20))}  " if isinstance(memory, int | float) else "", ""))
+    gpu = plain(noted.get("gpu", "not known"))
+    pieces.append((f"GPU {gpu}", "warning" if gpu.startswith("none") else "accent"))
+    if silent := noted.get("not offered"):
+        pieces.append((f"  not offered: {', '.join(str(key).removeprefix('system/') for key in silent)}", "muted"))
+    if ended := noted.get("ended"):
+        pieces.append((f"  {plain(ended)}", "failed"))
+    return pieces
 
 
 def config_lines(config: Mapping[str, object]) -> list[TextLine]:

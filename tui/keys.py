@@ -130,7 +130,7 @@ def _action(
     return Action(name, tuple(keys.split()), label, help_text, where, group, enabled, bool(more.get("footer", False)))
 
 
-ON_CURVES = on_tab("curves")
+ON_CURVES = on_tab("curves", "system")
 ON_LOG = on_tab("log")
 TABLE_SCOPES = ("runs", "ablations", "sql")
 
@@ -168,6 +168,7 @@ ACTIONS: tuple[Action, ...] = (
     _action("log", "3", "log", "Tab: what the worker printed, live", ("run",), "Tabs"),
     _action("events", "4", "events", "Tab: attempts, events and requests", ("run",), "Tabs"),
     _action("origin", "5", "origin", "Tab: facts and provenance", ("run",), "Tabs"),
+    _action("system", "6", "system", "Tab: what it uses of its machine: CPU, memory, GPU", ("run",), "Tabs"),
     _action("previous_run", "left_square_bracket", "previous run", "The run above in the list", ("run",), "Tabs"),
     _action("next_run", "right_square_bracket", "next run", "The run below in the list", ("run",), "Tabs"),
     _action("next_chart", "tab", "next chart", "Next chart", CURVES, "Curves", enabled=ON_CURVES),

@@ -15,6 +15,7 @@ from textual.pilot import Pilot
 from textual.widgets import Input
 
 from storage.home import HomePaths
+from storage.records import RecordBatch
 from storage.repository import Repository
 from tui.app import MambaLab, make_app
 
@@ -111,6 +112,7 @@ CASES: dict[str, tuple[tuple[int, int], tuple[Step, ...]]] = {
     "run-failed-log": (SMALL, (on("failed"), "enter", detail, "3", lambda app: len(app.screen.query_one("#log").lines))),  # type: ignore[attr-defined]
     "run-config": (SMALL, (on("completed"), "enter", detail, "2")),
     "run-origin": (MIDDLE, (on("completed"), "enter", detail, "5")),
+    "run-system-none": (SMALL, (on("completed"), "enter", curves, detail, "6")),
     "ablations": (SMALL, ("a",)),
     "ablation-80x24": (SMALL, ("a", "enter")),
     "ablation-120x40": (MIDDLE, ("a", "j", "enter", "right", "down", charts_of_cell)),
@@ -132,6 +134,35 @@ QUERY = "SELECT status, COUNT(*) AS runs, ROUND(AVG(percent), 1) AS percent FROM
 def test_screen(name: str, snap_compare: Compare, store: HomePaths, now: Clock) -> None:
     size, wanted = CASES[name]
     assert snap_compare(still(store, now), terminal_size=size, run_before=steps(*wanted, without_notices))
+
+
+SYSTEM_SIZES = {"80x24": (SMALL, False), "120x40": (MIDDLE, False), "200x60": (LARGE, False), "light": (MIDDLE, True)}
+
+
+@pytest.mark.parametrize("name", SYSTEM_SIZES)
+def test_the_machine_of_a_run(name: str, snap_compare: Compare, store: HomePaths, now: Clock) -> None:
+    size, light = SYSTEM_SIZES[name]
+    busy_gpu(store)
+    keys: tuple[Step, ...] = (on("running"), "enter", curves, detail, "6", *(["T"] if light else []))
+    assert snap_compare(still(store, now), terminal_size=size, run_before=steps(*keys, without_notices))
+
+
+def busy_gpu(paths: HomePaths) -> None:
+    """Give the runs at work what a GPU and its host say of themselves."""
+    with Repository(paths) as repository:
+        for attempt in repository.running():
+            rows = [
+                (attempt.started_at + 5.0 * at, 33 * (at + 1), {
+                    "system/gpu0_percent": 96.0 - 40 * (at % 7 == 3), "system/gpu0_memory_mb": 9_000.0 + 40 * at,
+                    "system/gpu0_power_w": 340.0 + 12 * (at % 3), "system/gpu0_temperature_c": 41.0 + at,
+                    "system/cpu_percent": 101.0 + at % 4, "system/memory_mb": 1_900.0 + at,
+                    "system/host_cpu_percent": 31.0 + at % 5, "system/host_memory_percent": 22.0,
+                })
+                for at in range(30)
+            ]  # fmt: skip
+            facts = {"cpus": 16, "memory_mb": 131_072, "gpu": "NVIDIA H100 80GB HBM3"}
+            batch = RecordBatch(rows, cursor=10**9, notes=[(attempt.started_at, "system", facts)])
+            assert repository.record(attempt.run_id, attempt.number, batch)
 
 
 def still(paths: HomePaths, now: Clock) -> MambaLab:

@@ -8,12 +8,12 @@ from typing import ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import BindingType
-from textual.containers import Horizontal
+from textual.containers import Horizontal, Vertical
 
 from storage.rows import RunRow
-from tui.charts import run_charts, x_kinds
+from tui.charts import SYSTEM, run_charts, x_kinds
 from tui.curve_cache import Curve
-from tui.describe import config_lines, event_lines, origin_lines, run_lines, run_title
+from tui.describe import config_lines, event_lines, machine_line, origin_lines, run_lines, run_title
 from tui.format import bar, count_label, duration
 from tui.keys import Situation, bindings
 from tui.messages import Detail, LogRead, Snapshot
@@ -28,7 +28,8 @@ from tui.widgets.log_view import LogView
 from tui.widgets.status_bar import TextBar
 from tui.widgets.text_view import TextView
 
-TABS = ("curves", "config", "log", "events", "origin")
+TABS = ("curves", "config", "log", "events", "origin", "system")
+CHARTS = ("curves", "system")
 
 
 class RunScreen(CurveActions, ControlScreen):
@@ -57,11 +58,16 @@ class RunScreen(CurveActions, ControlScreen):
             yield LogView(id="log")
             yield TextView(id="events")
             yield TextView(id="origin")
+            with Vertical(id="system"):
+                yield TextBar(id="machine")
+                yield Curves(id="usage")
             yield TextView(id="detail")
 
     def begin(self) -> None:
         """Start with the curves."""
         self.curves.view = replace(self.curves.view, smoothing=self.lab.settings.smoothing)
+        usage = self.query_one("#usage", Curves)
+        usage.view = replace(usage.view, x_kind="time")
         self.show_tab("curves")
 
     def crumbs(self) -> list[str]:
@@ -74,9 +80,14 @@ class RunScreen(CurveActions, ControlScreen):
         by_ablation = {row.id: row.metric for row in self.snapshot.ablations}
         return deciding_metric(self.run_row, by_ablation) if self.run_row else ""
 
+    @property
+    def curves(self) -> Curves:
+        """The charts of the tab that is open; of training, where it has none."""
+        return self.query_one("#usage" if self.tab == "system" else "#curves", Curves)
+
     def mover(self) -> Mover:
         """Keys move in the tab that is open."""
-        if self.tab == "curves":
+        if self.tab in CHARTS:
             return self.curves
         return self.query_one(LogView) if self.tab == "log" else self.query_one(f"#{self.tab}", TextView)
 
@@ -104,7 +115,7 @@ class RunScreen(CurveActions, ControlScreen):
     def _watch(self) -> None:
         attempt = self.run_row.attempt if self.run_row else 0
         log = (self.run_id, attempt) if self.tab == "log" else None
-        curves = (self.run_id,) if self.tab == "curves" else ()
+        curves = (self.run_id,) if self.tab in CHARTS else ()
         self.watch_store(Interest(detail=self.run_id, curves=curves, log=log))
 
     def _show_state(self) -> None:
@@ -144,6 +155,8 @@ class RunScreen(CurveActions, ControlScreen):
         for number, name in enumerate(TABS, 1):
             pieces += [(f" {number} ", "muted"), (name, "accent" if name == tab else ""), (" ", "")]
         self.query_one("#tabs", TextBar).show(*pieces)
+        if tab in CHARTS:
+            self.draw_curves()
         self._watch()
 
     def on_resize(self) -> None:
@@ -159,7 +172,11 @@ class RunScreen(CurveActions, ControlScreen):
         if self.run_id in curves:
             self._drawn = curves[self.run_id]
             if complete and not self._drawn:
-                self.curves.message = "no metrics yet: the run has not logged anything"
+                self.query_one("#curves", Curves).message = "no metrics yet: the run has not logged anything"
+            if complete and not any(key.startswith(SYSTEM) for key in self._drawn):
+                self.query_one(
+                    "#usage", Curves
+                ).message = "nothing measured: looks at the machine begin with the first row"
             self.draw_curves()
 
     def draw_curves(self) -> None:
@@ -170,6 +187,7 @@ class RunScreen(CurveActions, ControlScreen):
                 self._drawn,
                 deciding=self.deciding,
                 kind=self.curves.view.x_kind,
+                system=self.tab == "system",
                 attempts=self.detail.attempts if self.detail else (),
                 checkpoints=self.detail.checkpoints if self.detail else (),
             )
@@ -182,6 +200,7 @@ class RunScreen(CurveActions, ControlScreen):
         before, self.detail, self.run_row = self.detail, detail, detail.run
         self.query_one("#events", TextView).show(event_lines(detail))
         self.query_one("#origin", TextView).show(origin_lines(detail))
+        self.query_one("#machine", TextBar).show(*machine_line(detail.run, detail.facts))
         self._show_state()
         if before is None or (before.checkpoints, before.attempts) != (detail.checkpoints, detail.attempts):
             self.draw_curves()
@@ -214,18 +233,22 @@ class RunScreen(CurveActions, ControlScreen):
         """Open facts and provenance."""
         self.show_tab("origin")
 
+    def do_system(self) -> None:
+        """Open what it uses of its machine."""
+        self.show_tab("system")
+
     def do_follow(self) -> None:
         """Go to the end of the log and stay there."""
         self.query_one(LogView).move_to(10**9)
 
     def do_open(self) -> None:
         """Enlarge a chart, or show all."""
-        if self.tab == "curves":
+        if self.tab in CHARTS:
             self.curves.enlarge()
 
     def do_back(self) -> None:
         """Leave the crosshair, the zoom, the enlargement, then the screen."""
-        if self.tab != "curves" or not self.leave_curves():
+        if self.tab not in CHARTS or not self.leave_curves():
             super().do_back()
 
     def do_previous_run(self) -> None:
@@ -243,7 +266,8 @@ class RunScreen(CurveActions, ControlScreen):
         if 0 <= at < len(self.listed):
             self.run_id = self.listed[at]
             self.run_row, self.detail, self._drawn = self.snapshot.run(self.run_id), None, {}
-            self.curves.show(())
+            for charts in self.query(Curves):
+                charts.show(())
             self.show_snapshot(self.snapshot)
 
     def do_ablation(self) -> None:

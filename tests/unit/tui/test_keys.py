@@ -113,7 +113,7 @@ def condition(name: str) -> Callable[[Situation], str]:
         ("ablation", Situation(), "this run belongs to no ablation"),
         ("swap", Situation(), "an ablation without axes has one cell"),
         ("metric", Situation(metrics=1), "there is no other metric yet"),
-        ("smooth", Situation(tab="config"), "this works on the tab curves"),
+        ("smooth", Situation(tab="config"), "this works on the tab curves and system"),
         ("follow", Situation(tab="log"), ""),
     ],
 )

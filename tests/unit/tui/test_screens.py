@@ -7,9 +7,12 @@ from typing import Any
 
 import pytest
 from textual.pilot import Pilot
+from textual.screen import Screen
 from textual.widgets import SelectionList, Static
 
 from storage.home import HomePaths
+from storage.records import RecordBatch
+from storage.repository import Repository
 from tests.unit.tui.conftest import Drive, at, lab, until
 from tests.unit.tui.test_actions import runs_screen
 from tui.app import make_app
@@ -23,6 +26,7 @@ from tui.screens.run import RunScreen
 from tui.screens.runs import RunsScreen
 from tui.screens.sql import SqlScreen
 from tui.screens.too_small import TooSmallScreen
+from tui.widgets.status_bar import TextBar
 from tui.widgets.text_view import TextView
 
 KEYS = {" ": "space", "=": "equals_sign", ">": "greater_than_sign", "<": "less_than_sign", "_": "underscore"}
@@ -38,6 +42,11 @@ def text_of(pilot: Pilot[Any], selector: str) -> str:
     """Return what a text pane shows."""
     view = pilot.app.screen.query_one(selector, TextView)
     return "\n".join("".join(text for text, _ in line) for line in view._lines)
+
+
+def bar_text(screen: Screen[Any], selector: str) -> str:
+    """Return what a line of text shows."""
+    return "".join(text for text, _ in screen.query_one(selector, TextBar).pieces)
 
 
 async def test_the_list_moves_by_vim_keys_and_arrows(store: HomePaths, drive: Drive) -> None:
@@ -150,6 +159,37 @@ async def test_a_run_opens_in_tabs_and_one_goes_to_the_next(store: HomePaths, dr
         await pilot.press("left_square_bracket")
         assert screen.run_id == first
         await pilot.press("escape")
+        at(pilot, RunsScreen)
+
+
+async def test_what_a_run_uses_of_its_machine_has_a_tab_of_its_own(store: HomePaths, drive: Drive) -> None:
+    async with drive(store) as pilot:
+        run = next(run for run in lab(pilot).snapshot.runs if run.status == "running")
+        runs_screen(pilot).table.select(run.id)
+        await pilot.press("enter")
+        screen = at(pilot, RunScreen)
+        await until(pilot, lambda: screen.curves.charts and screen.detail, "curves")
+        assert not [chart for chart in screen.curves.charts if chart.title.startswith("system/")]
+        await pilot.press("6")
+        assert [chart.title for chart in screen.curves.charts] == ["system/peak_memory_mb"]
+        assert bar_text(screen, "#machine") == " nothing noted of the machine yet"
+        assert screen.curves.view.x_kind == "time"
+        with Repository(store) as repository:
+            facts = {"cpus": 8, "memory_mb": 2048, "gpu": "none: this run was given no GPU"}
+            values = {"system/cpu_percent": 99.0, "system/gpu0_percent": 50.0}
+            batch = RecordBatch([(1.0, run.step, values)], cursor=10**9, notes=[(1.0, "system", facts)])
+            assert repository.record(run.id, run.attempt, batch)
+        await until(pilot, lambda: len(screen.curves.charts) == 3, "the new charts")
+        titles = ["system/gpu0_percent", "system/cpu_percent", "system/peak_memory_mb"]
+        assert [chart.title for chart in screen.curves.charts] == titles
+        await until(pilot, lambda: "8 CPUs, 2.0" in bar_text(screen, "#machine"), "the note")
+        assert "GPU none: this run was given no GPU" in bar_text(screen, "#machine")
+        await pilot.press("L", "enter")
+        views = [(screen.curves.view.log_y, screen.curves.alone)]
+        await pilot.press("1")
+        views.append((screen.curves.view.log_y, screen.curves.alone))
+        assert views == [(True, True), (False, False)]
+        await pilot.press("6", "escape", "escape")
         at(pilot, RunsScreen)
 
 

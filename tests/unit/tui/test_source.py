@@ -273,6 +273,22 @@ def test_curves_are_read_on_from_their_end_and_anew_after_a_retry(store: HomePat
     assert after.values[-2] != after.values[-2]
 
 
+def test_a_value_that_is_replaced_at_the_last_step_replaces_the_curve_s(store: HomePaths, watch: Watch) -> None:
+    watcher = watch(store)
+    watcher.poll()
+    run = next(run for run in watcher.source.snapshot.runs if run.status == "running")
+    watcher.source.watch(Interest(curves=(run.id,)))
+    lengths = []
+    for cursor, value in enumerate((10.0, 20.0, float("nan"), 30.0)):
+        with Repository(store) as repository:
+            rows = [(100.0 + cursor, run.step, {"system/cpu_percent": value})]
+            assert repository.record(run.id, run.attempt, RecordBatch(rows, cursor=10**9 + cursor))
+        watcher.poll()
+        curve = watcher.last(CurvesRead).curves[run.id]["system/cpu_percent"]
+        lengths.append((len(curve), curve.values[-1] == value or value != value, curve.at[-1]))
+    assert lengths == [(1, True, 100.0 + cursor) for cursor in range(4)]
+
+
 def test_a_sample_of_a_curve_holds_its_values_at_even_places(store: HomePaths) -> None:
     with Reader(store) as reader:
         run = next(run for run in reader.runs() if run.status == "completed")
