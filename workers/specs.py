@@ -73,6 +73,9 @@ class TrainSpec(Spec):
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 autocast on a GPU that has it, else fp32
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = Field(0, ge=0, description="CPU threads of the run; 0: its share of CPUs")
+    capture: Literal["auto", "on", "off"] = Field(
+        "auto", description="record steps into CUDA graphs; auto: on a GPU, where the task and the model allow it"
+    )
     log_every: int = Field(10, ge=1)
     eval_every: int = Field(0, ge=0, description="0: only at the end")
     eval_batches: int = Field(16, ge=1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -96,6 +96,9 @@ class Curriculum(Protocol):
 
         It depends on nothing else, so that a resumed run goes on where it was.
         """
+
+    def stage(self, progress: float) -> Hashable:
+        """Return what the progress decides: wherever it is equal, `sample_at` does the same with other random numbers."""
 
 
 def mean_metrics(totals: EvalTotals) -> dict[str, float]:

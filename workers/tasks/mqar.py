@@ -35,6 +35,7 @@ class MqarTask(SyntheticTask):
         self.name: str = spec.name
         self.seqlen, self.vocab_size, self.power = spec.seqlen, spec.vocab, spec.power
         self.counts, self.most = spec.pair_counts, max(spec.pair_counts)
+        self._copies: dict[torch.device, Tensor] = {}
         self.random_filler, self.curriculum = spec.filler == "random", spec.curriculum
 
     def sample(self, generator: torch.Generator, batch_size: int, device: torch.device | str) -> Batch:
@@ -42,7 +43,7 @@ class MqarTask(SyntheticTask):
         if len(self.counts) == 1:  # nothing to draw, and nothing to copy to the device at every step
             return self.held_out(generator, batch_size, device)
         choice = torch.randint(0, len(self.counts), (batch_size, 1), generator=generator, device=device)
-        return self._sample(generator, torch.tensor(self.counts, device=device)[choice], device)
+        return self._sample(generator, self._counts_on(torch.device(device))[choice], device)
 
     def sample_at(
         self, generator: torch.Generator, batch_size: int, device: torch.device | str, progress: float
@@ -50,10 +51,14 @@ class MqarTask(SyntheticTask):
         """Return a batch with the number of pairs whose turn it is; without a curriculum that of `sample`."""
         if not self.curriculum:
             return self.sample(generator, batch_size, device)
-        stages = len(self.counts)
+        pairs = torch.full((batch_size, 1), self.counts[self.stage(progress)], device=device)
+        return self._sample(generator, pairs, device)
+
+    def stage(self, progress: float) -> int:
+        """Return which number of pairs it is the turn of; the first without a curriculum."""
+        stages = len(self.counts) if self.curriculum else 1
         # Fractions are compared as they are: a product such as 1/49 * 49 falls short of 1 and would start a stage late.
-        stage = sum(progress >= index / stages for index in range(1, stages))
-        return self._sample(generator, torch.full((batch_size, 1), self.counts[stage], device=device), device)
+        return sum(progress >= index / stages for index in range(1, stages))
 
     def held_out(self, generator: torch.Generator, batch_size: int, device: torch.device | str) -> Batch:
         """Return held-out sequences, all with the largest number of pairs."""
@@ -81,6 +86,12 @@ class MqarTask(SyntheticTask):
             filler = torch.randint(0, self.vocab_size, inputs.shape, generator=generator, device=device)
             inputs = torch.where(inputs == FILLER, filler, inputs)
         return Batch(inputs, targets)
+
+    def _counts_on(self, device: torch.device) -> Tensor:
+        """Return the numbers of pairs on a device, copied there once: a copy waits for the device."""
+        if device not in self._copies:
+            self._copies[device] = torch.tensor(self.counts, device=device)
+        return self._copies[device]
 
     def _gaps(self, generator: torch.Generator, counts: Tensor, device: torch.device | str) -> Tensor:
         """Return `most` different gaps for each sequence, in the order drawn.

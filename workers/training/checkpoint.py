@@ -38,10 +38,11 @@ _NAME = re.compile(r"step-(\d{6,})")
 _TEMPORARY = ".writing-"
 
 # Fields that change neither the parameters after a given step nor a metric at it: how long to go on, when to save, with
-# what resources, at which other lengths to evaluate in the end. A checkpoint may be resumed under other values of these.
+# what resources, with captured steps or without, at which other lengths to evaluate in the end. A checkpoint may be resumed
+# under other values of these.
 # (A cosine's later rates do follow `steps`, and so do the later stages of a curriculum.)
 FREE_TRAIN_FIELDS = frozenset(
-    {"steps", "stop_at", "stop_metric", "checkpoint_every", "keep_checkpoints", "threads", "eval_lengths"}
+    {"steps", "stop_at", "stop_metric", "checkpoint_every", "keep_checkpoints", "threads", "capture", "eval_lengths"}
 )
 
 

@@ -47,6 +47,12 @@ class DeviceError(TrainingError):
     code: ClassVar[str] = "device"
 
 
+class CaptureError(TrainingError):
+    """The run asks for captured steps, and they cannot be captured."""
+
+    code: ClassVar[str] = "capture"
+
+
 def error_code(error: BaseException) -> str:
     """Return the code stored for an error: a training error's own, or the nearest of checkpoint, spec, oom, error."""
     if isinstance(error, TrainingError):

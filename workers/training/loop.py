@@ -31,6 +31,7 @@ from workers.errors import SpecError
 from workers.models import LanguageModel
 from workers.specs import RunSpec
 from workers.tasks import Task
+from workers.training.captured import build_stepper
 from workers.training.checkpoint import CheckpointStore
 from workers.training.clock import StepClock
 from workers.training.context import Reason, RunContext
@@ -41,7 +42,7 @@ from workers.training.extrapolation import HeldOut, evaluate_lengths, refusal
 from workers.training.precision import Placement
 from workers.training.progress import Progress
 from workers.training.schedule import learning_rate
-from workers.training.update import EagerStepper, RunUpdate, Stepper
+from workers.training.update import RunUpdate, Stepper
 from workers.training.window import Reading, Window
 
 _FALLING = ("loss", "bpb", "perplexity", "error")  # metrics that get better by falling, by how their names end
@@ -75,8 +76,6 @@ class TrainingLoop:
         self.optimizer, self.placement, self.store, self.progress = optimizer, placement, store, progress
         self.checkpoint_step = progress.step
         self._window = Window(spec.train.log_every, placement.device, losses=progress.losses, norms=progress.norms)
-        update = RunUpdate(spec, task=task, model=model, optimizer=optimizer, placement=placement)
-        self._stepper: Stepper = EagerStepper(update, self._window)
         self._row: _Row | None = None
         self._cut_at = progress.step
         self._clock = StepClock(placement)
@@ -90,13 +89,14 @@ class TrainingLoop:
             NonFiniteLossError: a loss or a gradient norm was not finite; it is logged as NaN first.
             CheckpointError: a checkpoint cannot be written.
             SpecError: `stop_metric` is not one that the task measures.
+            CaptureError: `train.capture` is "on" and the steps cannot be captured.
         """
-        turns = self.turns()
+        stepper, turns = self._stepper(), self.turns()
         try:
             wanted = next(turns)
             while True:
-                steps = wanted[: self._stepper.most]
-                self._stepper.advance(steps, measure=self.logs(steps[-1]))
+                steps = wanted[: stepper.most]
+                stepper.advance(steps, measure=self.logs(steps[-1]))
                 wanted = turns.send(len(steps))
         except StopIteration as end:
             reason: Reason = end.value
@@ -145,6 +145,13 @@ class TrainingLoop:
             path = saved.folder.relative_to(self.context.directory).as_posix()
             self.context.sink.note("checkpoint", {"step": progress.step, "path": path})
             self.context.sink.flush()
+
+    def _stepper(self) -> Stepper:
+        spec, placement = self.spec, self.placement
+        update = RunUpdate(spec, task=self.task, model=self.model, optimizer=self.optimizer, placement=placement)
+        parameters = sum(parameter.numel() for parameter in self.model.parameters())
+        operations = 6.0 * parameters * spec.train.batch_size * self.task.seqlen
+        return build_stepper(update, self._window, spec.train, placement, self.context.sink, operations=operations)
 
     def _take_note(self, steps: int) -> None:
         """Take note of steps that were asked for, and cut a row where one is due.

@@ -37,17 +37,16 @@ class Update(Protocol):
 
     Attributes:
         members: () for one run, (K,) where K members are trained at once: the shape of every number of the outcome.
-        generators: the random streams of the slots, all of them, in any order; a graph must know them.
     """
 
     @property
     def members(self) -> tuple[int, ...]: ...
 
-    @property
-    def generators(self) -> Sequence[torch.Generator]: ...
-
     def reserve(self, slots: int) -> None:
         """Make so many slots; those that exist stay as they are."""
+
+    def streams(self, slots: int) -> Sequence[torch.Generator]:
+        """Return the generators that the first `slots` slots draw from, which a graph must know."""
 
     def prepare(self, step: int, slot: int) -> None:
         """Make a slot ready for a step: the host's half, done anew before each time that the device's half runs."""
@@ -110,25 +109,29 @@ class RunUpdate:
         self._parameters = list(model.parameters())
         self._rates = StepRates(optimizer, placement.device)
         self._progress: list[float] = []
-        self.generators: list[torch.Generator] = []
+        self._generators: list[torch.Generator] = []
 
     def reserve(self, slots: int) -> None:
         """Make so many slots."""
         self._rates.reserve(slots)
-        for _ in range(len(self.generators), slots):
-            self.generators.append(torch.Generator(self._placement.device))
+        for _ in range(len(self._generators), slots):
+            self._generators.append(torch.Generator(self._placement.device))
             self._progress.append(0.0)
+
+    def streams(self, slots: int) -> Sequence[torch.Generator]:
+        """Return the data streams of the first slots."""
+        return self._generators[:slots]
 
     def prepare(self, step: int, slot: int) -> None:
         """Seed the slot's stream from the run's seed and the step alone, and set the slot's learning rate."""
         train = self._spec.train
-        self.generators[slot].manual_seed(derive_seed(self._spec.seed, "data", step))
+        self._generators[slot].manual_seed(derive_seed(self._spec.seed, "data", step))
         self._progress[slot] = (step - 1) / train.steps
         self._rates.set(slot, learning_rate(train, step))
 
     def draw(self, slot: int) -> Batch:
         """Return the whole batch, which depends on the run's seed and the step alone, and on `steps` in a curriculum."""
-        size, device, generator = self._spec.train.batch_size, self._placement.device, self.generators[slot]
+        size, device, generator = self._spec.train.batch_size, self._placement.device, self._generators[slot]
         if isinstance(self._task, Curriculum):
             return self._task.sample_at(generator, size, device, self._progress[slot])
         return self._task.sample(generator, size, device)
@@ -149,7 +152,7 @@ class RunUpdate:
 
     def stage(self, step: int) -> Hashable:
         """Return the curriculum's stage at a step; a task without a curriculum has one stage."""
-        return (step - 1) / self._spec.train.steps if isinstance(self._task, Curriculum) else None
+        return self._task.stage((step - 1) / self._spec.train.steps) if isinstance(self._task, Curriculum) else None
 
     def refusal(self) -> str:
         """Nothing is known to stand in the way."""

@@ -69,13 +69,15 @@ class Members:
     """Two members whose losses are step and 10 x step: what an ensemble's update looks like to a stepper."""
 
     members = (2,)
-    generators: tuple[torch.Generator, ...] = ()
 
     def __init__(self) -> None:
         self.step = 0
         self.measured: list[int] = []
 
     def reserve(self, slots: int) -> None: ...
+
+    def streams(self, slots: int) -> tuple[torch.Generator, ...]:
+        return ()
 
     def prepare(self, step: int, slot: int) -> None:
         self.step = step
