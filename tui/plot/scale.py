@@ -121,10 +121,13 @@ def time_label(value: float) -> str:
     return duration(value) if value >= 1 or value == 0 else f"{value:.2g}s"
 
 
-def value_labels(values: list[float]) -> list[str]:
-    """Return labels with as many decimals as tell the ticks apart."""
+def value_labels(values: list[float], *, log: bool = False) -> list[str]:
+    """Return labels with as many decimals as tell the ticks apart; on a logarithmic axis each with its own."""
     if not values:
         return []
+    if log:
+        return [count_label(value) if value >= 1e3 else f"{value:.9g}" if value >= 1e-4 else number(value, 3)
+                for value in values]  # fmt: skip
     biggest = max(abs(value) for value in values)
     if biggest >= 1e4:
         return [count_label(value) for value in values]

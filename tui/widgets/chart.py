@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 
@@ -11,20 +11,16 @@ from numpy.typing import NDArray
 from rich.segment import Segment
 from textual.strip import Strip
 
-from tui.format import count_label, fit, number
+from tui.format import fit, number
 from tui.plot.raster import BRAILLE, Bits, draw
-from tui.plot.scale import Scale, fitted, ticks, time_label, time_ticks, value_labels
+from tui.plot.scale import Scale, fitted
 from tui.plot.series import Floats, Points, decimate, smooth, window
 from tui.theme import Palette, named_color, style
+from tui.widgets.chart_axes import x_cells, y_labels
 from tui.widgets.chart_data import ChartData, Line, Shade, View
 
 GUTTER = 8
 FEW = 3  # bands whose edges are dotted, for terminals without colour; with more of them edges only confuse
-X_TICKS: dict[str, tuple[Callable[[Scale, int], list[float]], Callable[[float], str]]] = {
-    "step": (ticks, count_label),
-    "tokens": (ticks, count_label),
-    "time": (time_ticks, time_label),
-}
 
 
 @dataclass(slots=True)
@@ -188,7 +184,7 @@ def _plot_rows(
     layers: list[_Layer], tint: NDArray[np.bool_], y: Scale, plot: tuple[int, int], *, view: View, palette: Palette
 ) -> list[list[Segment]]:
     columns, rows = plot
-    labels = _y_labels(y, rows)
+    labels = y_labels(y, rows)
     bits, color = _merged(layers, plot)
     paints = [named_color(palette, layer.color) for layer in layers]
     cross = None if view.cursor is None else min(columns - 1, max(0, round(view.cursor * (columns - 1))))
@@ -228,30 +224,9 @@ def _merged(layers: list[_Layer], plot: tuple[int, int]) -> tuple[Bits, NDArray[
     return bits, color
 
 
-def _y_labels(y: Scale, rows: int) -> dict[int, str]:
-    values = ticks(y, max(3, rows // 3))
-    labels = value_labels(values)
-    places = np.clip(np.rint((1 - y.unit(np.array(values))) * (rows - 1)), 0, rows - 1).astype(int)
-    return dict(zip(places.tolist(), labels, strict=True))
-
-
 def _x_axis(chart: ChartData, view: View, x: Scale, columns: int, palette: Palette) -> list[Segment]:
-    make_ticks, make_label = X_TICKS[view.x_kind]
-    line = [" "] * (columns + 1)
-    line[0] = "└"
-    for value in make_ticks(x, max(2, columns // 12)):
-        label = make_label(value)
-        place = 1 + round(float(x.unit(np.array([value]))[0]) * (columns - 1))
-        start = min(max(1, place - len(label) // 2), columns + 1 - len(label))
-        if start >= 1 and all(cell == " " for cell in line[max(1, start - 1) : start + len(label) + 1]):
-            line[start : start + len(label)] = label
-    cells = [(cell, palette.muted, "") for cell in line]
-    for at, sign in chart.marks:
-        unit = float(x.unit(np.array([at]))[0])
-        place = 1 + round(unit * (columns - 1)) if 0 <= unit <= 1 else 0
-        if place and line[place] == " ":
-            cells[place] = (sign, palette.accent, "")
-    return [Segment(" " * GUTTER), *_runs(cells)]
+    cells = x_cells(x, view.x_kind, columns, chart.marks, view.cursor)
+    return [Segment(" " * GUTTER), *_runs([(sign, named_color(palette, color), "") for sign, color in cells])]
 
 
 def _legend(chart: ChartData, view: View, x: Scale, width: int, palette: Palette) -> list[list[Segment]]:

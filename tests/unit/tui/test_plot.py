@@ -13,6 +13,7 @@ from hypothesis.extra.numpy import arrays
 from tui.plot.raster import draw, text
 from tui.plot.scale import Scale, fitted, ticks, time_ticks, value_labels
 from tui.plot.series import Points, band, decimate, smooth, window
+from tui.widgets.chart_axes import x_cells
 
 VALUES = st.one_of(st.floats(-1e6, 1e6), st.just(math.nan))
 CURVES = st.integers(1, 400).flatmap(lambda size: arrays(np.float64, size, elements=VALUES))
@@ -119,6 +120,7 @@ def test_labels_tell_their_ticks_apart() -> None:
     assert value_labels([0.25, 0.5]) == ["0.25", "0.50"]
     assert value_labels([200_000.0, 220_000.0]) == ["200k", "220k"]
     assert value_labels([1e-5, 2e-5]) == ["1e-5", "2e-5"]
+    assert value_labels([1e-5, 0.001, 0.5, 1.0, 1e6], log=True) == ["1e-5", "0.001", "0.5", "1", "1M"]
     assert time_ticks(Scale(0, 3600), 4) == [0, 1800, 3600]
 
 
@@ -149,3 +151,24 @@ def test_what_lies_outside_is_cut_at_the_edge() -> None:
 def test_any_values_can_be_drawn(y: np.ndarray) -> None:
     bits = draw(Points(np.linspace(0, 1, 50), y), Scale(0, 1), Scale(-1, 1), (10, 5))
     assert bits.shape == (5, 10)
+
+
+def axis(*, marks: tuple[tuple[float, str], ...] = (), cursor: float | None = None, kind: str = "step") -> str:
+    """Return the line below a plot of 40 columns over 0 to 2000."""
+    return "".join(sign for sign, _ in x_cells(Scale(0.0, 2000.0), kind, 40, marks, cursor))
+
+
+def test_marks_stand_on_the_axis_even_where_a_label_is() -> None:
+    assert axis().rstrip() == "└0                  1k                 2k"
+    marked = axis(marks=((1000.0, "↻"), (2000.0, "◆"), (3000.0, "◆")))
+    assert (len(marked), marked.index("◆"), marked.index("↻")) == (41, 40, 21)
+    assert "2k◆" in marked
+    assert "1k↻" in marked
+
+
+def test_the_crosshairs_place_is_exact_and_in_the_way_of_labels() -> None:
+    assert "1,000" in axis(cursor=0.5)
+    assert "1k" not in axis(cursor=0.5)
+    assert axis(cursor=1.0).endswith("2,000")
+    assert axis(cursor=0.0).startswith("└0")
+    assert "16m40" in axis(cursor=0.5, kind="time")
