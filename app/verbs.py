@@ -23,6 +23,8 @@ class Verb(NamedTuple):
 VERBS: dict[str, Verb] = {
     "submit": Verb("Run", "submit", "submit"),
     "run": Verb("Run", "run", "run"),
+    "add-seeds": Verb("Run", "add_seeds", "add_seeds"),
+    "resume": Verb("Run", "resume", "resume"),
     "cancel": Verb("Run", "cancel", "cancel"),
     "retry": Verb("Run", "retry", "retry"),
     "priority": Verb("Run", "priority", "priority"),

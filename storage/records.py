@@ -26,7 +26,10 @@ class NewAblation:
 
 @dataclass(frozen=True, slots=True)
 class NewRun:
-    """A run to queue. `gpus` None: the controller decides; `axis_labels` are keyed by the axes' titles."""
+    """A run to queue. `gpus` None: the controller decides; `axis_labels` are keyed by the axes' titles.
+
+    `id` is given where the run's folder is there already; `origin` says what the run was made from, in its first event.
+    """
 
     name: str
     spec: Mapping[str, Any]
@@ -41,6 +44,8 @@ class NewRun:
     max_attempts: int = 1
     total_steps: int | None = None
     priority: int = 0
+    id: str | None = None
+    origin: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

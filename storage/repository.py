@@ -71,6 +71,15 @@ class Repository:
         with self._transaction() as transaction:
             return submitting.submit(transaction, ablation, runs, provenance, time.time())
 
+    def extend(self, ablation_id: str, runs: Sequence[NewRun], provenance: NewProvenance) -> Submitted:
+        """Add runs with further seeds to an ablation, queued in their order.
+
+        Raises:
+            NotFound, Conflict: no such ablation; it has a run of such a trial and seed already.
+        """
+        with self._transaction() as transaction:
+            return submitting.extend(transaction, ablation_id, runs, provenance, time.time())
+
     def queued(self, now: float, limit: int | None = None) -> list[QueuedRun]:
         """Return the runs that may start at `now`: higher priority first, then the older."""
         with self._reading() as connection:

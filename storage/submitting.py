@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 
@@ -9,7 +10,9 @@ from sqlalchemy import insert
 from sqlalchemy.engine import Connection
 from sqlmodel import col
 
+from storage.encoding import dumps
 from storage.engine import driver_connection
+from storage.errors import Conflict, NotFound
 from storage.events import add_event
 from storage.ids import new_id
 from storage.records import NewAblation, NewProvenance, NewRun, Submitted
@@ -26,20 +29,66 @@ def submit(
     make_id: Callable[[], str] = new_id,
 ) -> Submitted:
     """Insert everything inside the caller's transaction."""
-    stored = {**asdict(provenance), "versions": dict(provenance.versions), "created_at": now}
-    origin = transaction.execute(insert(Provenance).returning(col(Provenance.id)), [stored]).scalar_one()
+    origin = _insert_provenance(transaction, provenance, now)
     ablation_id = None if ablation is None else _insert_ablation(transaction, ablation, make_id(), origin, now)
-    ids = tuple(make_id() for _ in runs)
-    if runs:
-        rows = [_run_row(run, id_, ablation_id, origin, now) for run, id_ in zip(runs, ids, strict=True)]
-        transaction.execute(insert(Run), rows)
+    ids = _insert_runs(transaction, runs, ablation_id, origin, now, make_id)
     driver = driver_connection(transaction.connection)
     if ablation_id is not None:
         add_event(driver, now, "submitted", None, data={"runs": len(ids)}, ablation_id=ablation_id)
     else:
-        for run_id in ids:
-            add_event(driver, now, "submitted", run_id)
+        for run, run_id in zip(runs, ids, strict=True):
+            add_event(driver, now, "submitted", run_id, data=run.origin)
     return Submitted(ablation_id, ids)
+
+
+def extend(
+    transaction: Connection, ablation_id: str, runs: Sequence[NewRun], provenance: NewProvenance, now: float
+) -> Submitted:
+    """Add runs with further seeds to an ablation, and the seeds to what it says of itself, in the caller's transaction.
+
+    Raises:
+        NotFound: no such ablation.
+        Conflict: it has a run of such a trial and seed already.
+    """
+    driver = driver_connection(transaction.connection)
+    found = driver.execute("SELECT seeds, spec FROM ablation WHERE id = ?", (ablation_id,)).fetchone()
+    if found is None:
+        raise NotFound(f"no ablation has the id {ablation_id!r}. `mambalab ls` lists the ablations.")
+    for run in runs:
+        query = "SELECT id FROM run WHERE ablation_id = ? AND trial_index = ? AND seed = ?"
+        there = driver.execute(query, (ablation_id, run.trial_index, run.seed)).fetchone()
+        if there is not None:
+            raise Conflict(
+                f"{run.trial_label} with seed {run.seed} is run {there[0]} already. Name seeds that the ablation has not."
+            )
+    seeds = list(dict.fromkeys([*json.loads(found[0]), *(run.seed for run in runs)]))
+    spec = json.loads(found[1]) | {"seeds": seeds}
+    driver.execute("UPDATE ablation SET seeds = ?, spec = ? WHERE id = ?", (dumps(seeds), dumps(spec), ablation_id))
+    origin = _insert_provenance(transaction, provenance, now)
+    ids = _insert_runs(transaction, runs, ablation_id, origin, now, new_id)
+    added = {"runs": len(ids), "seeds": list(dict.fromkeys(run.seed for run in runs))}
+    add_event(driver, now, "extended", None, data=added, ablation_id=ablation_id)
+    return Submitted(ablation_id, ids)
+
+
+def _insert_provenance(transaction: Connection, provenance: NewProvenance, now: float) -> int | None:
+    stored = {**asdict(provenance), "versions": dict(provenance.versions), "created_at": now}
+    return transaction.execute(insert(Provenance).returning(col(Provenance.id)), [stored]).scalar_one()
+
+
+def _insert_runs(
+    transaction: Connection,
+    runs: Sequence[NewRun],
+    ablation_id: str | None,
+    provenance_id: int | None,
+    now: float,
+    make_id: Callable[[], str],
+) -> tuple[str, ...]:
+    ids = tuple(run.id or make_id() for run in runs)
+    if runs:
+        rows = [_run_row(run, id_, ablation_id, provenance_id, now) for run, id_ in zip(runs, ids, strict=True)]
+        transaction.execute(insert(Run), rows)
+    return ids
 
 
 def _insert_ablation(

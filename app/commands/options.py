@@ -35,17 +35,17 @@ def check_executor(name: str | None) -> None:
         bad_input(f"--executor: got {name!r}, expected one of {', '.join(EXECUTORS)}")
 
 
-def parse_seeds(text: str | None) -> list[int] | None:
-    """Return the seeds that `3` (0, 1, 2) or `4,7,9` name."""
+def parse_seeds(text: str | None, name: str = "--seeds") -> list[int] | None:
+    """Return the seeds that `3` (0, 1, 2) or `4,7,9` name; `name` is the option's, for errors."""
     if text is None:
         return None
     try:
         numbers = [int(part) for part in text.split(",")]
     except ValueError:
-        bad_input(f"--seeds: got {text!r}, expected a count such as 3 or a list such as 0,1,2")
+        bad_input(f"{name}: got {text!r}, expected a count such as 3 or a list such as 0,1,2")
     if "," not in text:
         if numbers[0] < 1:
-            bad_input(f"--seeds: got {numbers[0]}, expected a count of at least 1")
+            bad_input(f"{name}: got {numbers[0]}, expected a count of at least 1")
         return list(range(numbers[0]))
     return numbers
 

@@ -24,6 +24,8 @@ __all__ = [
     "check_compatible",
     "controller_alive",
     "ensure_controller",
+    "new_run",
+    "planned_run",
     "submit_ablation",
     "submit_run",
 ]
@@ -52,7 +54,7 @@ def submit_ablation(
         axes=[axis.title for axis in spec.axes],
         seeds=spec.seeds,
     )
-    runs = [_planned(spec, planned, options) for planned in plan]
+    runs = [planned_run(spec, planned, options) for planned in plan]
     with Repository(paths) as repository:
         return repository.submit(ablation=ablation, runs=runs, provenance=capture(options.command))
 
@@ -62,7 +64,7 @@ def submit_run(paths: HomePaths, spec: RunSpec, *, name: str, options: SubmitOpt
     check_compatible(paths, options)
     with Repository(paths) as repository:
         return repository.submit(
-            ablation=None, runs=[_new_run(spec, name, options)], provenance=capture(options.command)
+            ablation=None, runs=[new_run(spec, name, options)], provenance=capture(options.command)
         )
 
 
@@ -139,10 +141,11 @@ def _start_controller(paths: HomePaths, options: SubmitOptions) -> None:
         time.sleep(POLL_S)
 
 
-def _planned(spec: AblationSpec, planned: PlannedRun, options: SubmitOptions) -> NewRun:
+def planned_run(spec: AblationSpec, planned: PlannedRun, options: SubmitOptions) -> NewRun:
+    """Return a planned run of an ablation as it is stored."""
     trial = planned.trial
     config = flatten(planned.spec.model_dump(mode="json"))
-    return _new_run(
+    return new_run(
         planned.spec,
         f"{spec.name}/{trial.index}-s{planned.spec.seed}",
         options,
@@ -158,7 +161,8 @@ def _axis_value(axis: Axis, label: str, config: Mapping[str, Any]) -> Any:
     return label if axis.key is None else config.get(axis.key, label)
 
 
-def _new_run(spec: RunSpec, name: str, options: SubmitOptions, **trial: Any) -> NewRun:
+def new_run(spec: RunSpec, name: str, options: SubmitOptions, **more: Any) -> NewRun:
+    """Return a run as it is stored; `more` are further fields of `NewRun`."""
     resources = spec.resources
     return NewRun(
         name=name,
@@ -170,5 +174,5 @@ def _new_run(spec: RunSpec, name: str, options: SubmitOptions, **trial: Any) -> 
         max_attempts=resources.max_attempts,
         total_steps=spec.train.steps,
         priority=options.priority,
-        **trial,
+        **more,
     )

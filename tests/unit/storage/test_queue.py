@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from storage.control import request
+from storage.errors import Conflict, NotFound
 from storage.home import HomePaths
 from storage.queries import Reader
 from storage.repository import AttemptEnd, Repository
@@ -198,3 +199,36 @@ def test_the_queue_is_found_by_its_index(paths: HomePaths) -> None:
         assert "USING" in plan
         assert "run_queue" in plan
         assert "TEMP B-TREE" not in plan
+
+
+def test_further_seeds_join_their_ablation(repository: Repository, reader: Reader) -> None:
+    ablation_id = repository.submit(
+        ablation=new_ablation(), runs=[new_run(0), new_run(1)], provenance=PROVENANCE
+    ).ablation_id
+    assert ablation_id is not None
+    done = repository.extend(ablation_id, [new_run(4), new_run(2)], PROVENANCE)
+    assert done.ablation_id == ablation_id
+    ablation = reader.ablation(ablation_id)
+    assert (ablation.seeds, ablation.spec["seeds"], ablation.runs_total) == ((0, 1, 4, 2), [0, 1, 4, 2], 4)
+    assert ablation.spec["baseline"] == {"model": {"inner": "s6"}}
+    assert [run.id for run in repository.queued(0.0)][2:] == list(done.run_ids)
+    event = reader.events()[-1]
+    assert (event.kind, event.ablation_id, event.data) == ("extended", ablation_id, {"runs": 2, "seeds": [4, 2]})
+
+
+def test_a_seed_that_is_there_is_refused_and_nothing_is_written(repository: Repository, reader: Reader) -> None:
+    ablation_id = repository.submit(
+        ablation=new_ablation(), runs=[new_run(0), new_run(1)], provenance=PROVENANCE
+    ).ablation_id
+    assert ablation_id is not None
+    with pytest.raises(Conflict, match="with seed 1 is run "):
+        repository.extend(ablation_id, [new_run(2), new_run(1)], PROVENANCE)
+    with pytest.raises(NotFound, match="no ablation"):
+        repository.extend("none", [new_run(2)], PROVENANCE)
+    assert (reader.ablation(ablation_id).seeds, len(reader.runs())) == ((0, 1), 2)
+
+
+def test_a_run_may_bring_its_id_and_says_what_it_was_made_from(repository: Repository, reader: Reader) -> None:
+    (run_id,) = submit(repository, new_run(id="made-before", origin={"from_run": "abc", "from_step": 5}))
+    assert run_id == "made-before"
+    assert reader.events(run_id)[0].data == {"from_run": "abc", "from_step": 5}
