@@ -5,6 +5,7 @@ torch is imported by the functions that need it, once what was asked for is know
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,10 +45,11 @@ class Subject:
     run_id: str | None
 
 
-def find_checkpoint(context: typer.Context, what: str) -> Subject:
+def find_checkpoint(context: typer.Context | None, what: str) -> Subject:
     """Return the checkpoint that a folder is, or a run's newest whole one.
 
-    Ends with bad input where there is none. Raises NotFound where neither a folder nor a run has this name.
+    Ends with bad input where there is none. Raises NotFound where neither a folder nor a run has this name. Without a
+    command's context there is no store to look for runs in.
     """
     from workers.ablation import validate
     from workers.errors import CheckpointError
@@ -55,6 +57,8 @@ def find_checkpoint(context: typer.Context, what: str) -> Subject:
 
     folder = Path(what).expanduser()
     if not folder.is_dir():
+        if context is None:
+            bad_input(f"{what!r} is no folder of a checkpoint")
         return _of_run(context, what)
     from workers.training.checkpoint import read_checkpoint
 
@@ -100,7 +104,7 @@ def evaluate_checkpoint(subject: Subject, wishes: Wishes, *, as_json: bool) -> N
     from workers.training.extrapolation import HeldOut, own_length
     from workers.training.precision import place
 
-    spec = _changed(subject.spec, wishes)
+    spec = changed_spec(subject.spec, wishes.task, wishes.overrides)
     lengths = wishes.lengths or [own_length(spec.task)]
     held_out = HeldOut(
         wishes.batches or spec.train.eval_batches,
@@ -122,30 +126,49 @@ def evaluate_checkpoint(subject: Subject, wishes: Wishes, *, as_json: bool) -> N
     _print(subject, spec, held_out, rows, as_json=as_json)
 
 
-def _changed(trained: RunSpec, wishes: Wishes) -> RunSpec:
+def changed_spec(trained: RunSpec, task: str | None, overrides: Sequence[str]) -> RunSpec:
     """Return the run's spec with the wished task; nothing else may change but where it is computed."""
-    from workers.ablation import build_run, parse_override
+    from workers.ablation import build_run
 
-    for text in wishes.overrides:
+    check_overrides(overrides)
+    base = trained.model_dump(mode="json")
+    names = [] if task is None else [f"task.name={task}"]
+    if task not in (None, trained.task.name):
+        base["task"] = {}
+    return build_run([*names, *overrides], base=base, source="eval")
+
+
+def check_overrides(overrides: Sequence[str]) -> None:
+    """End with bad input where an override would change more than the task or where it is computed."""
+    from workers.ablation import parse_override
+
+    for text in overrides:
         key, _ = parse_override(text)
         if not key.startswith("task.") and key not in FREE_KEYS:
             bad_input(
                 f"--set {text}: a trained model is evaluated as it is; expected task.KEY=VALUE or one of "
                 f"{', '.join(FREE_KEYS)}"
             )
-    base = trained.model_dump(mode="json")
-    names = [] if wishes.task is None else [f"task.name={wishes.task}"]
-    if wishes.task not in (None, trained.task.name):
-        base["task"] = {}
-    return build_run([*names, *wishes.overrides], base=base, source="eval")
 
 
-def _model(subject: Subject, spec: RunSpec, lengths: list[int]) -> LanguageModel:
-    """Return the checkpoint's model once every length is known to be possible."""
+def trained_model(subject: Subject) -> LanguageModel:
+    """Return a checkpoint's model with its weights. Ends with bad input where they do not fit the spec on record."""
     from workers.errors import CheckpointError
     from workers.models import build_model
     from workers.tasks import build_task
     from workers.training import load_weights
+
+    model = build_model(subject.spec.model, build_task(subject.spec.task).vocab_size)
+    try:
+        load_weights(model, subject.checkpoint.folder)
+    except CheckpointError as error:
+        bad_input(f"{error}. The spec on record is not the one that these weights were trained with.")
+    return model
+
+
+def _model(subject: Subject, spec: RunSpec, lengths: list[int]) -> LanguageModel:
+    """Return the checkpoint's model once every length is known to be possible."""
+    from workers.tasks import build_task
     from workers.training.extrapolation import refusal, task_at
 
     for length in lengths:
@@ -158,12 +181,7 @@ def _model(subject: Subject, spec: RunSpec, lengths: list[int]) -> LanguageModel
             f"task {task.name} has {task.vocab_size} tokens and the model knows {vocab}, those of {subject.spec.task.name}. "
             f"Lower it, such as --set task.vocab={vocab}, or take another task."
         )
-    model = build_model(spec.model, vocab)
-    try:
-        load_weights(model, subject.checkpoint.folder)
-    except CheckpointError as error:
-        bad_input(f"{error}. The spec on record is not the one that these weights were trained with.")
-    return model
+    return trained_model(subject)
 
 
 def _measure(

@@ -26,21 +26,30 @@ class TrialPlan:
 
 
 def with_absolute_paths(spec: RunSpec, folder: Path) -> RunSpec:
-    """Return the run with its `task.path` absolute, looked for below the current folder and then below `folder`.
+    """Return the run with its `task.path` and `task.tokenizer` absolute, looked for below the current folder, then `folder`.
 
     A worker runs in a folder of its own, so a relative path would mean something else there.
     """
     from workers.specs import DnaSpec, TextSpec
 
-    if not isinstance(spec.task, TextSpec | DnaSpec) or spec.task.path is None:
+    if not isinstance(spec.task, TextSpec | DnaSpec):
         return spec
-    given = Path(spec.task.path).expanduser()
-    places = list(dict.fromkeys([Path.cwd() / given, folder.absolute() / given]))  # an absolute path stays itself
+    found = {}
+    for key in ("path", "tokenizer"):
+        given = getattr(spec.task, key, None)
+        if given is not None:
+            found[key] = str(_find(key, given, folder))
+    return spec.model_copy(update={"task": spec.task.model_copy(update=found)}) if found else spec
+
+
+def _find(key: str, given: str, folder: Path) -> Path:
+    path = Path(given).expanduser()
+    places = list(dict.fromkeys([Path.cwd() / path, folder.absolute() / path]))  # an absolute path stays itself
     for place in places:
         if place.exists():
-            return spec.model_copy(update={"task": spec.task.model_copy(update={"path": str(place.resolve())})})
+            return place.resolve()
     tried = " and ".join(str(place) for place in places)
-    bad_input(f"key `task.path`: {spec.task.path!r} is neither a file nor a folder; looked for {tried}")
+    bad_input(f"key `task.{key}`: {given!r} is neither a file nor a folder; looked for {tried}")
 
 
 def plan_trials(plan: Sequence[PlannedRun]) -> list[TrialPlan]:

@@ -128,10 +128,13 @@ class ModularArithmeticSpec(Spec):
 
 
 class TextSpec(Spec):
-    """Byte-level language modelling on a file or folder; without a path, the bundled Shakespeare."""
+    """Language modelling on a file or folder, of bytes or tokens; without a path, the bundled Shakespeare."""
 
     name: Literal["text"] = "text"
     path: str | None = None
+    tokenizer: str | None = Field(
+        None, description="a tokenizer.json of Hugging Face's tokenizers; none: a token is a byte"
+    )
     seqlen: int = Field(256, ge=2)
     valid_fraction: float = Field(0.05, gt=0, lt=1)
 

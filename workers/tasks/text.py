@@ -1,8 +1,9 @@
-"""Byte-level language modelling on a text file or a folder of them; without a path, on the bundled Shakespeare.
+"""Language modelling on a text file or a folder of them; without a path, on the bundled Shakespeare.
 
-A token is a byte (`vocab_size` 256), a target the next byte. The last `valid_fraction` of the bytes is held out; the
-files of a folder are joined in the order of their paths first. Training windows start anywhere before the split and
-end before it; held-out windows tile what follows it, in an order that the seed shuffles.
+A token is a byte (`vocab_size` 256), or what the user's tokenizer file makes of the text; a target is the next token. The
+last `valid_fraction` of the tokens is held out; the files of a folder are joined in the order of their paths first.
+Training windows start anywhere before the split and end before it; held-out windows tile what follows it, in an order
+that the seed shuffles.
 """
 
 from __future__ import annotations
@@ -18,13 +19,18 @@ from workers.errors import TaskError
 from workers.specs import DnaSpec, TextSpec
 from workers.tasks.base import Batch, EvalTotals, evaluation_seed, mean_metrics
 from workers.tasks.bytestream import ByteStream
+from workers.tasks.tokenizer import ByteTokenizer, FileTokenizer, open_tokenizer
+from workers.tasks.tokenstream import TokenStream
 
 CORPORA = Path(__file__).parent / "corpora"
 BUNDLED = CORPORA / "shakespeare.txt"
 
 
 class TextTask:
-    """Predict the next byte. Raises TaskError where the path is missing, empty, binary or too small."""
+    """Predict the next byte or token. Raises TaskError where the path is missing, empty, binary or too small.
+
+    `tokenizer_path` is the tokenizer's file, or None for bytes.
+    """
 
     vocab_size = 256
     unit = "bytes"
@@ -33,6 +39,11 @@ class TextTask:
         self.name: str = spec.name
         self.seqlen = spec.seqlen
         self.path = BUNDLED if spec.path is None else Path(spec.path).expanduser()
+        self._tokenizer = open_tokenizer(spec.tokenizer) if isinstance(spec, TextSpec) else ByteTokenizer()
+        self.tokenizer_path: Path | None = None
+        if isinstance(self._tokenizer, FileTokenizer):
+            self.tokenizer_path, self.unit = self._tokenizer.path, "tokens"
+            self.vocab_size = self._tokenizer.vocab_size
         self._bytes = self._open(self.path)
         total, window = len(self._bytes), spec.seqlen + 1
         self.split = total - round(total * spec.valid_fraction)
@@ -44,6 +55,7 @@ class TextTask:
                     f"task.valid_fraction (now {spec.valid_fraction})."
                 )
         self.heldout_windows = (total - self.split - 1) // spec.seqlen
+        self.bytes_per_token = self._heldout_bytes() / (total - self.split)
 
     def sample(self, generator: torch.Generator, batch_size: int, device: torch.device | str) -> Batch:
         """Return windows that start at uniformly drawn places of the training part."""
@@ -60,25 +72,40 @@ class TextTask:
             yield self._windows(self.split + order[places] * self.seqlen, device)
 
     def metrics(self, totals: EvalTotals) -> dict[str, float]:
-        """Return `valid/loss` (nats a byte), `valid/accuracy`, `valid/bpb` (bits) and `valid/perplexity` of a byte."""
+        """Return `valid/loss` (nats a token), `valid/accuracy`, `valid/bpb` (bits a byte) and `valid/perplexity` of a token.
+
+        Bits a byte are those a token over the held-out part's mean number of bytes a token, so that they compare
+        across tokenizers; with bytes that number is 1.
+        """
         metrics = mean_metrics(totals)
         del metrics["valid/sequence_accuracy"]  # nobody predicts a whole window of text
         loss = metrics["valid/loss"]
         perplexity = math.inf if loss > 700 else math.exp(loss)  # exp overflows a float64 above 709
-        return {**metrics, "valid/bpb": loss / math.log(2), "valid/perplexity": perplexity}
+        return {**metrics, "valid/bpb": loss / math.log(2) / self.bytes_per_token, "valid/perplexity": perplexity}
 
     def describe(self, batch: Batch) -> str:
-        """Return the first window's inputs and targets as text; bytes that are no UTF-8 appear as `\\x..`."""
-        rows = (("inputs ", batch.inputs[0]), ("targets", batch.targets[0]))
-        return "\n".join(f"{label} {_decode(tokens)!r}" for label, tokens in rows)
+        """Return the first window's inputs and targets as text; bytes that are no UTF-8 appear as `\\x..`.
+
+        With a tokenizer, each token stands by itself, and its number follows.
+        """
+        rows = (("inputs ", batch.inputs[0].tolist()), ("targets", batch.targets[0].tolist()))
+        if self.tokenizer_path is None:
+            return "\n".join(f"{label} {self._tokenizer.decode(tokens)!r}" for label, tokens in rows)
+        lines = [
+            f"{label} {' '.join(repr(self._tokenizer.decode([token])) for token in tokens)}" for label, tokens in rows
+        ]
+        return "\n".join([*lines, *(f"{label} {' '.join(str(token) for token in tokens)}" for label, tokens in rows)])
 
     def _open(self, path: Path) -> ByteStream:
+        if isinstance(self._tokenizer, FileTokenizer):
+            return TokenStream(path, self._tokenizer)
         return ByteStream(path)
+
+    def _heldout_bytes(self) -> int:
+        if isinstance(self._bytes, TokenStream):
+            return self._bytes.bytes_from(self.split)
+        return len(self._bytes) - self.split
 
     def _windows(self, starts: Tensor, device: torch.device | str) -> Batch:
         window = self._bytes.read(starts, self.seqlen + 1, device)
         return Batch(window[:, :-1], window[:, 1:])
-
-
-def _decode(tokens: Tensor) -> str:
-    return bytes(tokens.tolist()).decode("utf-8", errors="backslashreplace")

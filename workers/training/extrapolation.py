@@ -32,7 +32,8 @@ from workers.training.determinism import EVALUATION_SEED
 from workers.training.precision import Placement
 from workers.validation import describe_errors
 
-PIECE_TOKENS = 2**15  # positions of all sequences of a batch that are computed at once
+PIECE_TOKENS = 2**15  # positions of all sequences of a batch that are computed at once on a CPU
+PIECE_TOKENS_CUDA = 2**18  # with fewer, a GPU waits for the host
 PIECE_LOGITS = 2**26  # and numbers that the head may give at once: 256 MiB in fp32
 LONGEST_ATTENTION = 2**16  # work grows with the square; the paper's ran out of memory beyond 2^14
 LONGEST_HYENA = 2**20  # one sequence of it takes some GiB at width 128
@@ -143,13 +144,19 @@ def stream(model: LanguageModel, tokens: Tensor, piece: int) -> Iterator[tuple[i
         yield start, model(tokens[:, start : start + piece], state)
 
 
+def cut(model: LanguageModel, batch: int, seqlen: int, device: torch.device) -> tuple[int, int]:
+    """Return how many sequences of a batch, and how many positions of each, are computed at once."""
+    tokens = PIECE_TOKENS_CUDA if device.type == "cuda" else PIECE_TOKENS
+    if remembers_everything(model.spec):
+        return max(1, min(batch, tokens // seqlen)), seqlen
+    return batch, max(1, min(tokens // batch, PIECE_LOGITS // (batch * model.vocab_size)))
+
+
 def _evaluate(
     model: LanguageModel, spec: TaskSpec, held_out: HeldOut, placement: Placement, should_stop: Callable[[], bool]
 ) -> dict[str, float] | None:
     task = build_task(spec)
-    whole = remembers_everything(model.spec)
-    rows = max(1, min(held_out.batch_size, PIECE_TOKENS // task.seqlen)) if whole else held_out.batch_size
-    piece = task.seqlen if whole else max(1, min(PIECE_TOKENS // rows, PIECE_LOGITS // (rows * model.vocab_size)))
+    rows, piece = cut(model, held_out.batch_size, task.seqlen, placement.device)
     totals = EvalTotals(placement.device)
     was_training = model.training
     model.eval()

@@ -26,11 +26,17 @@ def note_facts(sink: MetricSink, task: Task, model: nn.Module, placement: Placem
 
 
 def data_facts(task: Task) -> dict[str, JSON]:
-    """Return a task's name and sizes; for text also the path, the bytes, and the SHA-256 of these bytes in order."""
+    """Return a task's name and sizes; for text also the path, the bytes, and the SHA-256 of these bytes in order.
+
+    Where a tokenizer file makes the tokens, its path and SHA-256 come along.
+    """
     facts: dict[str, JSON] = {"task": task.name, "vocab_size": task.vocab_size, "seqlen": task.seqlen}
     if isinstance(task, TextTask):
         stream = ByteStream(task.path)
         facts |= {"path": str(task.path), "bytes": len(stream), "sha256": _sha256(stream)}
+        if task.tokenizer_path is not None:
+            digest = hashlib.sha256(task.tokenizer_path.read_bytes()).hexdigest()
+            facts |= {"tokenizer": str(task.tokenizer_path), "tokenizer_sha256": digest}
     return facts
 
 

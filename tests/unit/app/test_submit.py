@@ -125,12 +125,15 @@ def test_a_relative_text_becomes_absolute(
     """Workers run in folders of their own, so a relative path would not be found there."""
     (tmp_path / "study").mkdir()
     (tmp_path / "study" / "corpus.txt").write_text("text " * 1000)
-    (tmp_path / "study" / "mine.toml").write_text('[baseline.task]\nname = "text"\npath = "corpus.txt"\nseqlen = 16\n')
+    (tmp_path / "study" / "bpe.json").write_text("{}")
+    text = '[baseline.task]\nname = "text"\npath = "corpus.txt"\ntokenizer = "bpe.json"\nseqlen = 16\n'
+    (tmp_path / "study" / "mine.toml").write_text(text)
     done = call("submit", "study/mine.toml")
     assert done.code == 0
     with Reader(home) as reader:
         (run,) = reader.runs(ablation_id=done.stdout.strip())
     assert run.config["task.path"] == str((tmp_path / "study" / "corpus.txt").resolve())
+    assert run.config["task.tokenizer"] == str((tmp_path / "study" / "bpe.json").resolve())
     assert call("run", "--detach", "--set", "task.name=text", "--set", "task.path=study/corpus.txt").code == 0
 
 
