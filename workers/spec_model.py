@@ -57,6 +57,9 @@ class ModelSpec(Spec):
     h3_shift: Literal["ssm", "conv", "conv-qkv"] = (
         "ssm"  # of k: shift SSM or conv of d_conv; conv-qkv: all three, Hyena's
     )
+    h3_bias: bool = (
+        True  # of its projections; published: yes (safari); without, Table 11's printed size fits (inferred)
+    )
     h3_shift_state: int = Field(64, ge=2, description="states of the shift SSM: how far it looks back")
     hyena_l_max: int = Field(1024, ge=2, description="positions that the filter's time axis 0 .. 1 spans")
     hyena_emb: int = Field(

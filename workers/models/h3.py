@@ -22,7 +22,7 @@ from workers.specs import ModelSpec
 
 @register_mixer("h3")
 class H3Mixer(Mixer):
-    """H3 and Hyena around any inner layer of `d_model` channels. Projections have biases, as published."""
+    """H3 and Hyena around any inner layer of `d_model` channels. Projections have biases, as published, unless `h3_bias` is off."""
 
     no_weight_decay = ("shift_skip",)
 
@@ -33,15 +33,16 @@ class H3Mixer(Mixer):
         self.all_shift = spec.h3_shift == "conv-qkv"
         is_ssm = spec.h3_shift == "ssm"
         width, channels = spec.h3_shift_state if is_ssm else spec.d_conv, self.d_model * (3 if self.all_shift else 1)
-        self.in_proj = nn.Linear(spec.d_model, 3 * spec.d_model)
+        self.in_proj = nn.Linear(spec.d_model, 3 * spec.d_model, bias=spec.h3_bias)
         # Kaiming's uniform bound with a = sqrt(5), torch's own for a convolution of one channel
         self.shift_weight = nn.Parameter(torch.empty(channels, width).uniform_(-(width**-0.5), width**-0.5))
         self.shift_skip = nn.Parameter(torch.randn(channels)) if is_ssm else None
         self.shift_bias = None if is_ssm else nn.Parameter(torch.empty(channels).uniform_(-(width**-0.5), width**-0.5))
         self.inner = build_inner(spec.model_copy(update={"expand": 1}))
-        self.out_proj = nn.Linear(spec.d_model, spec.d_model)
-        nn.init.zeros_(self.in_proj.bias)
-        nn.init.zeros_(self.out_proj.bias)
+        self.out_proj = nn.Linear(spec.d_model, spec.d_model, bias=spec.h3_bias)
+        if spec.h3_bias:
+            nn.init.zeros_(self.in_proj.bias)
+            nn.init.zeros_(self.out_proj.bias)
 
     def forward(self, x: Tensor, state: LayerState | None = None, position: int = 0) -> Tensor:  # noqa: ARG002
         """Map (batch, seqlen, d_model) to the same shape; see `Mixer`."""

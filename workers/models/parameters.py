@@ -65,10 +65,9 @@ def _mixer(spec: ModelSpec) -> int:
         case "no-gate":
             return d_model**2 + _inner(spec, d_model)
         case "h3":
+            projections = 4 * d_model**2 + (4 * d_model if spec.h3_bias else 0)
             shift = d_model * ((spec.h3_shift_state if spec.h3_shift == "ssm" else spec.d_conv) + 1)
-            return (
-                4 * d_model**2 + 4 * d_model + shift * (3 if spec.h3_shift == "conv-qkv" else 1) + _inner(spec, d_model)
-            )
+            return projections + shift * (3 if spec.h3_shift == "conv-qkv" else 1) + _inner(spec, d_model)
 
 
 def _mamba(spec: ModelSpec) -> int:

@@ -57,6 +57,7 @@ SWITCHES: dict[str, dict[str, Any]] = {
     "no-gate-s4d": {"mixer": "no-gate", "inner": "s4d"},
     "h3-s4d": {"mixer": "h3", "inner": "s4d"},
     "h3-s6": {"mixer": "h3", "h3_shift_state": 3, "skip": False},
+    "h3-no-bias": {"mixer": "h3", "inner": "s4d", "h3_bias": False, "h3_shift_state": 5, "s4d_tied": True},
     "h3-conv": {"mixer": "h3", "inner": "s4d", "s4d_init": "real", "h3_shift": "conv"},
     "h3-hyena": {"mixer": "h3", "inner": "hyena", "h3_shift": "conv-qkv", "d_conv": 3, "hyena_l_max": 64},
     "attention-xpos": {"mixer": "attention", "positions": "xpos"},
