@@ -19,10 +19,9 @@ from functools import reduce
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from workers.models import LanguageModel
 from workers.specs import RunSpec
 from workers.tasks import IGNORE, Batch, Curriculum, Task
 from workers.training.determinism import derive_seed
@@ -100,7 +99,7 @@ class RunUpdate:
         spec: RunSpec,
         *,
         task: Task,
-        model: LanguageModel,
+        model: nn.Module,
         optimizer: torch.optim.Optimizer,
         placement: Placement,
     ) -> None:

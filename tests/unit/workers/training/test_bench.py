@@ -1,0 +1,97 @@
+"""Measuring training steps: what is counted is hand-computed here, and the figures of a real, tiny bench are consistent."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+
+from workers.models import build_model
+from workers.specs import ModelSpec
+from workers.training import bench
+from workers.training.bench_cases import Case, cases, forward_operations, subjects
+from workers.training.determinism import reproducible
+from workers.training.measuring import Rig, measure_rate, take_apart, union
+from workers.training.precision import place
+
+if TYPE_CHECKING:
+    from tests.unit.workers.training.conftest import Execute, MakeSpec
+
+
+def test_overlapping_kernels_count_once() -> None:
+    assert union([(5, 7), (0, 2), (1, 3), (6, 6)]) == 5
+    assert union([]) == 0
+
+
+def test_a_rig_takes_the_run_s_own_steps(execute: Execute, make_spec: MakeSpec) -> None:
+    spec = make_spec(steps=5, log_every=1)
+    losses = execute(spec).sink.series("train/loss")
+    placement = place(spec)
+    with reproducible(placement):
+        rig = Rig(spec, placement)
+        rig.advance(2)
+        rig.advance(3)
+    assert rig.loss() == losses[5]
+    assert rig.mode() == ("eager", "graphs need CUDA, and the run is on cpu")
+
+
+def test_a_step_is_taken_apart_into_operators(make_spec: MakeSpec) -> None:
+    spec = make_spec()
+    placement = place(spec)
+    with reproducible(placement):
+        rig = Rig(spec, placement)
+        rig.settle()
+        anatomy = take_apart(rig, 2)
+        rate = measure_rate(rig, budget_s=0.02, laps=2)
+    named = {kernel.name: kernel for kernel in anatomy.kernels}
+    assert named["aten::embedding"].calls == 1
+    assert anatomy.busy_microseconds == pytest.approx(sum(kernel.microseconds for kernel in anatomy.kernels))
+    assert anatomy.kernels[0].microseconds == max(kernel.microseconds for kernel in anatomy.kernels)
+    assert rate.p20 <= rate.median <= rate.p80
+    assert rate.laps == 2
+
+
+def test_operations_of_a_mamba_and_of_a_transformer_by_hand() -> None:
+    mamba = ModelSpec(d_model=8, n_layer=2, d_state=4, dt_rank=3, tie_embeddings=False)
+    layer = 8 * 32 + 16 * (3 + 4 + 4) + 3 * 16 + 16 * 8  # in_proj, x_proj, dt, out_proj
+    expected = 2 * (2 * layer + 8 * 5) + 2 * 9 * 16 * 4
+    assert forward_operations(build_model(mamba, 5), mamba, 100) == expected
+    attention = ModelSpec(mixer="attention", d_model=8, n_layer=1, n_heads=2, mlp_ratio=4)
+    expected = 2 * (4 * 64 + 2 * 8 * 32 + 8 * 5) + 2 * 100 * 8
+    assert forward_operations(build_model(attention, 5), attention, 100) == expected
+
+
+@pytest.mark.parametrize("case", cases(gpu=True), ids=lambda case: case.name)
+def test_the_transformer_is_of_equal_size(case: Case) -> None:
+    ours, theirs = subjects(case, gpu=False)
+    with torch.device("meta"):
+        sizes = [
+            sum(value.numel() for name, value in build_model(spec, 2).named_parameters() if "embed" not in name)
+            for spec in (ours.change(case.spec.model), theirs.change(case.spec.model))
+        ]
+    assert sizes[1] == pytest.approx(sizes[0], rel=0.15)
+
+
+def test_the_bench_reports_what_it_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    (case,) = cases(gpu=False)
+    small = case.spec.model.model_copy(update={"d_model": 8, "n_heads": 2})
+    task = case.spec.task.model_copy(update={"seqlen": 16})
+    tiny = Case(case.name, case.note, case.spec.model_copy(update={"model": small, "task": task}))
+    monkeypatch.setattr(bench, "cases", lambda *, gpu: [tiny])
+    report = bench.run_bench(quick=True, commit="abc")
+    assert [row.subject for row in report.rows] == ["mambalab", "Transformer, SDPA"]
+    for row in report.rows:
+        assert row.steps_per_s is not None
+        assert row.tokens_per_s == pytest.approx(row.steps_per_s.median * 8 * 16)
+        assert (row.mode, row.precision) == ("eager", "fp32")
+        assert f"{row.steps_per_s.median:,.1f}" in report.table()
+    written = json.loads(report.to_json())
+    assert written["commit"] == "abc"
+    assert [row["case"] for row in written["rows"]] == ["induction-heads"] * 2
+
+
+def test_an_unknown_case_is_refused() -> None:
+    with pytest.raises(ValueError, match="no case induction-head; here there is induction-heads"):
+        bench.run_bench(["induction-head"])
