@@ -9,11 +9,11 @@ from pathlib import Path
 from urllib.parse import quote
 
 from storage.errors import QueryFailed, SchemaTooNew, SchemaTooOld, StorageError, StoreLocked, StoreMissing
-from storage.schema import SCHEMA_VERSION
+from storage.schema import READABLE_FROM, SCHEMA_VERSION
 
 
 def open_store(database: Path, *, write: bool = False, timeout_s: float = 5.0) -> sqlite3.Connection:
-    """Open an existing store of exactly this version's schema, in autocommit mode. Never makes a database.
+    """Open an existing store of a schema that this version reads, in autocommit mode. Never makes a database.
 
     Raises:
         StoreMissing, SchemaTooOld, SchemaTooNew, StoreLocked.
@@ -42,7 +42,7 @@ def schema_version(connection: sqlite3.Connection) -> int:
 
 
 def check_schema(connection: sqlite3.Connection, database: Path) -> None:
-    """Raise unless the schema is this version's."""
+    """Raise unless this version reads the schema."""
     version = schema_version(connection)
     if version > SCHEMA_VERSION:
         raise SchemaTooNew(
@@ -52,7 +52,7 @@ def check_schema(connection: sqlite3.Connection, database: Path) -> None:
         raise StoreMissing(
             f"{database} holds no finished schema: `mambalab submit` makes one, or another process is making it now."
         )
-    if version < SCHEMA_VERSION:
+    if version < READABLE_FROM:
         raise SchemaTooOld(
             f"{database} has schema {version}, this mambalab needs {SCHEMA_VERSION}. "
             "`mambalab submit` migrates it; keep a copy of the file first."

@@ -45,11 +45,11 @@ def migrate(paths: HomePaths) -> None:
 
 def _is_current(database: Path) -> bool:
     try:
-        open_store(database).close()
+        with closing(open_store(database)) as connection, translated(database):
+            return schema_version(connection) == SCHEMA_VERSION
     except (StoreMissing, SchemaTooOld, StoreLocked):
         # each is settled under the lock: made, migrated, or read again once its holder is done
         return False
-    return True
 
 
 def _make_folder(paths: HomePaths) -> None:

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from storage import lookup
+from storage.cluster import ClusterRow, read_cluster
 from storage.connect import open_store, translated
 from storage.errors import NotFound
 from storage.home import HomePaths
@@ -223,6 +224,11 @@ class Reader:
             (run_id,),
         )
         return {name: LatestValue(step, math.nan if value is None else value, at) for name, step, value, at in rows}
+
+    def cluster(self) -> ClusterRow | None:
+        """Return what a controller last said of its cluster; None where none ever did."""
+        with self._snapshot() as connection:
+            return read_cluster(connection)
 
     def count_runs(self) -> dict[str, int]:
         """Return how many runs have each status, archived ones left out."""

@@ -26,6 +26,17 @@ def select_queued(connection: sqlite3.Connection, now: float, limit: int | None)
     return [QueuedRun(*row) for row in rows]
 
 
+def select_head(
+    connection: sqlite3.Connection, limit: int
+) -> list[tuple[str, int, int, float, float | None, float | None]]:
+    """Return the first of all runs that wait, in the queue's order: id, num, priority, cpus, gpus, not_before."""
+    return connection.execute(
+        "SELECT id, num, priority, cpus, gpus, not_before FROM run WHERE status = 'queued'"
+        " ORDER BY priority DESC, num LIMIT ?",
+        (limit,),
+    ).fetchall()
+
+
 def select_running(connection: sqlite3.Connection) -> list[RunningAttempt]:
     """Return the attempts at work, in the order of their runs."""
     rows = connection.execute(

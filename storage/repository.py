@@ -13,6 +13,7 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 
 from storage import queue, submitting
+from storage.cluster import ClusterRow, write_cluster
 from storage.connect import store_error
 from storage.engine import driver_connection, writer_engine
 from storage.home import HomePaths
@@ -160,6 +161,16 @@ class Repository:
         with self._writing() as connection:
             query = "UPDATE run SET priority = ? WHERE id = ? AND status = 'queued'"
             return bool(connection.execute(query, (priority, run_id)).rowcount)
+
+    def queue_head(self, limit: int) -> list[tuple[str, int, int, float, float | None, float | None]]:
+        """Return the first queued runs, those that wait for a retry too: id, num, priority, cpus, gpus, not_before."""
+        with self._reading() as connection:
+            return queue.select_head(connection, limit)
+
+    def set_cluster(self, row: ClusterRow) -> None:
+        """Say how the cluster is; what was said before is forgotten."""
+        with self._writing() as connection:
+            write_cluster(connection, row)
 
     @contextmanager
     def _transaction(self) -> Iterator[Connection]:

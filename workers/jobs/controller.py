@@ -7,13 +7,16 @@ memory: whatever moment it dies at, the next one goes on from the store and from
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from enum import StrEnum
+from typing import Any
 
 from storage.errors import StorageError
 from storage.home import HomePaths
 from storage.queries import Reader
 from storage.repository import Repository
 from workers.jobs.clock import Clock, SystemClock
+from workers.jobs.cluster_state import ClusterState
 from workers.jobs.errors import ClusterError, ControllerError, StoreRemovedError
 from workers.jobs.executors.base import Executor
 from workers.jobs.ledger import Ledger
@@ -45,6 +48,7 @@ class Controller:
 
     Args:
         exclusive: attempts take turns on a whole machine, whatever they ask (`InlineExecutor`).
+        record: what the controller says of itself (`ControllerRecord`); without it nothing is said of the cluster.
     """
 
     def __init__(
@@ -55,6 +59,7 @@ class Controller:
         *,
         clock: Clock | None = None,
         exclusive: bool = False,
+        record: Mapping[str, Any] | None = None,
     ) -> None:
         self._paths = paths
         self._settings = settings or ControllerSettings()
@@ -66,6 +71,9 @@ class Controller:
         self.watch = Watch(paths, self._repository, self._reader, executor, self._ledger, self._settings, self._clock)
         self._requests = Requests(self._repository, self.watch.stop, self._clock)
         self._placer = Placer(paths, self._repository, self._ledger, self.watch, self._settings, self._clock)
+        self._state = (
+            None if record is None else ClusterState(self._repository, self._ledger, self.watch, self._clock, record)
+        )
         self._asked_to_end = False
         self._attached = False
         self._version = -1  # of the store, when its queue was last looked at
@@ -101,11 +109,13 @@ class Controller:
             if more:
                 continue
             if not self.watch.active and self.idle_for() >= self._settings.idle_s and not self._work_waits():
+                self._say_end("nothing was left to do")
                 return Ended.IDLE
             pause = self._settings.poll_s if self.watch.active else self._settings.idle_poll_s
             busy = self._clock.monotonic() - began
             self._clock.wait(max(pause, min(LEISURE * busy, LEISURE_AT_MOST_S)))
         self._stop_everything()
+        self._say_end("it was asked to")
         return Ended.ASKED
 
     def round(self) -> bool:
@@ -116,6 +126,8 @@ class Controller:
         if self._changed():
             more |= self._look_again(self._requests.tick())
             more |= self._look_again(self._placer.tick() > 0)
+        if self._state is not None:
+            self._state.tick()
         if self.watch.active or more:
             self._busy_at = self._clock.monotonic()
         return more
@@ -173,6 +185,14 @@ class Controller:
         if more:
             self._version = -1
         return more
+
+    def _say_end(self, why: str) -> None:
+        """Tell the store; a store that refuses must not make an end that was orderly a failure."""
+        try:
+            if self._state is not None:
+                self._state.end(why)
+        except StorageError as error:
+            log.warning("the store was not told of the end: %s", error)
 
     def _work_waits(self) -> bool:
         return self._repository.count_waiting() > 0 or bool(self._repository.pending_requests())

@@ -46,8 +46,9 @@ def run_inline(paths: HomePaths, *, trial: str = TRIAL, grace_s: float = GRACE_S
     clock = SystemClock()
     try:
         end_left_cluster(paths, grace_s=grace_s)
-        write_json(paths.controller_json, _record().to_json())
-        controller = Controller(paths, InlineExecutor(), settings, clock=clock, exclusive=True)
+        record = _record().to_json()
+        write_json(paths.controller_json, record)
+        controller = Controller(paths, InlineExecutor(), settings, clock=clock, exclusive=True, record=record)
         try:
             with _interrupts_end(controller) as interrupted:
                 controller.run()

@@ -150,6 +150,43 @@ class Ledger:
         self._held.pop(key, None)
 
     @property
+    def nodes(self) -> tuple[Node, ...]:
+        """The machines there are."""
+        return tuple(self._nodes.values())
+
+    def held(self) -> dict[str, Placement]:
+        """Return the placements in use, by the key of the attempt."""
+        return {key: held.placement for key, held in self._held.items()}
+
+    def why_waits(self, share: Share, order: tuple[int, int]) -> str:
+        """Return why a share that did not start in this round waits; empty where nothing is in its way."""
+        if not self._nodes:
+            return "no machine has joined yet"
+        if self.never_fits(share):
+            return "larger than every machine"
+        free = [node for node in self._nodes.values() if self._room(node).fit(share) is not None]
+        if not free:
+            return self._lacking(share)
+        candidates = (Held(Placement(node.name, self._room(node).fit(share) or (), share), order) for node in free)
+        if any(self._leaves_claims(self._nodes[held.placement.node], held) for held in candidates):
+            return ""
+        return "keeps room for larger runs before it"
+
+    def _lacking(self, share: Share) -> str:
+        """Return what no machine has enough of, CPUs or else GPUs."""
+        rooms = [self._room(node) for node in self._nodes.values()]
+        if all(room.cpus < _units(share.cpus) for room in rooms):
+            most = max(max(0, room.cpus) for room in rooms) / UNIT
+            return f"asks for {share.cpus:g} CPUs, {most:g} free"
+        if 0 < share.gpus < 1:
+            most = max((left for room in rooms for left in room.gpus), default=0) / UNIT
+            return f"asks for {share.gpus:g} of a GPU, {most:g} of one free"
+        if share.gpus:
+            most = max(sum(left == UNIT for left in room.gpus) for room in rooms)
+            return f"asks for {share.gpus:g} GPUs, {most} free"
+        return "CPUs and GPUs are not free on one machine"
+
+    @property
     def full(self) -> bool:
         """Whether no node has any CPU left."""
         return all(self._room(node).cpus <= 0 for node in self._nodes.values())

@@ -21,6 +21,7 @@ from workers.jobs.cluster import (
     prepare_environment,
     start_head,
 )
+from workers.jobs.cluster_state import announce
 from workers.jobs.controller import Controller, Ended
 from workers.jobs.detach import SubmitOptions
 from workers.jobs.errors import ClusterError
@@ -88,7 +89,7 @@ class Service:
             cluster_s=OWN_CLUSTER_S if own else None,
         )
         clock = SystemClock()
-        self._controller = Controller(self._paths, executor, settings, clock=clock)
+        self._controller = Controller(self._paths, executor, settings, clock=clock, record=self.record.to_json())
         if self._asked_to_end or self._only_end:
             self._controller.end()
         log.info("controller of %s, process %d, executor %s", self._paths.root, os.getpid(), self._options.executor)
@@ -117,6 +118,10 @@ class Service:
         end_workers(self._paths, grace_s=self._options.grace_s)
         self.end_cluster()
         self._publish(None)
+        self._announce("has lost its Ray head and starts another one")
+
+    def _announce(self, told: str) -> None:
+        announce(self._paths, self.record.to_json(), time.time(), told)
 
     def _end(self) -> None:
         self._asked_to_end = True
@@ -133,9 +138,12 @@ class Service:
             prepare_environment(self._paths)
             if self._only_end and inherited is None:
                 return Remains()
+            if inherited is None:
+                self._announce("starts a Ray head")
             cluster = inherited or start_head(self._paths, cpus=self._options.cpus)
             self._publish(cluster)
             address = cluster.address
+        self._announce(f"joins the Ray cluster at {address}")
         try:
             head, runtime_env = connect(address, own=not self._options.address)
         except ClusterError:

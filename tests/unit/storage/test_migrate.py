@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from alembic import command
 from sqlmodel import SQLModel
 
 import storage.tables  # noqa: F401 - fills SQLModel's metadata
+from storage.cluster import ClusterRow, Phase
 from storage.connect import open_store
 from storage.engine import writer_engine
 from storage.errors import SchemaTooNew, SchemaTooOld, StorageError, StoreMissing
@@ -82,7 +84,7 @@ def test_processes_that_start_together_make_one_store(tmp_path: Path) -> None:
     assert [(process.returncode, error) for process, (_, error) in zip(processes, results, strict=True)] == [
         (0, "")
     ] * 4
-    assert rows_of(paths, "SELECT version_num FROM alembic_version") == [("0001",)]
+    assert rows_of(paths, "SELECT version_num FROM alembic_version") == [("0002",)]
     assert rows_of(paths, "PRAGMA user_version") == [(SCHEMA_VERSION,)]
 
 
@@ -117,8 +119,35 @@ def test_a_newer_schema_is_left_alone(paths: HomePaths) -> None:
     assert paths.database.read_bytes() == before
 
 
+@pytest.fixture
+def first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> HomePaths:
+    """Return a store of the first schema, with a run in it."""
+    paths = HomePaths(tmp_path / "first")
+    with monkeypatch.context() as patch:
+        upgrade = command.upgrade
+        patch.setattr(command, "upgrade", lambda config, _: upgrade(config, "0001"))
+        patch.setattr("storage.migrate.SCHEMA_VERSION", 1)
+        with Repository(paths) as repository:
+            submit(repository)
+    assert rows_of(paths, "PRAGMA user_version") == [(1,)]
+    return paths
+
+
+def test_a_store_of_the_first_schema_is_read_as_it_is_and_migrated_when_it_is_written(first: HomePaths) -> None:
+    row = ClusterRow(5.0, {"pid": 1}, Phase.WORKING)
+    with Reader(first) as reader:
+        before = reader.runs()
+        assert (len(before), reader.cluster()) == (1, None)
+    with Repository(first) as repository:
+        repository.set_cluster(row)
+    assert rows_of(first, "PRAGMA user_version") == [(SCHEMA_VERSION,)]
+    with Reader(first) as reader:
+        assert reader.runs() == before
+        assert reader.cluster() == row
+
+
 def test_an_older_schema_is_named(paths: HomePaths, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("storage.connect.SCHEMA_VERSION", SCHEMA_VERSION + 1)
+    monkeypatch.setattr("storage.connect.READABLE_FROM", SCHEMA_VERSION + 1)
     with pytest.raises(SchemaTooOld, match="keep a copy"):
         Reader(paths)
 

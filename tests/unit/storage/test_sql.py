@@ -12,6 +12,7 @@ import pytest
 from storage.errors import NotReadOnly, QueryFailed, StoreMissing
 from storage.home import HomePaths
 from storage.repository import Repository
+from storage.schema import SCHEMA_VERSION
 from storage.sql import run_query
 from tests.unit.storage.lab import new_run, submit
 
@@ -111,7 +112,7 @@ def test_nothing_is_not_a_statement(paths: HomePaths, statement: str) -> None:
         ),
         ("SELECT value FROM json_each('[7]')", ["value"], [(7,)]),
         ("SELECT name FROM pragma_table_info('tag') LIMIT 1", ["name"], [("run_id",)]),
-        ("PRAGMA user_version", ["user_version"], [(1,)]),
+        ("PRAGMA user_version", ["user_version"], [(SCHEMA_VERSION,)]),
         ("VALUES (1, 'a')", ["column1", "column2"], [(1, "a")]),
         ("SELECT 1 AS x WHERE 0", ["x"], []),
     ],

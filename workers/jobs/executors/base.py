@@ -13,11 +13,12 @@ State = Literal["running", "exited", "gone"]
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One machine: the executor's name for it, CPUs, and whole GPUs."""
+    """One machine: the executor's name for it, CPUs, whole GPUs, and where it is, for people."""
 
     name: str
     cpus: float
     gpus: int = 0
+    host: str = ""
 
 
 @dataclass(frozen=True, slots=True)

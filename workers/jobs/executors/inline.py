@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,7 +39,7 @@ class InlineExecutor:
 
     def capacity(self) -> Capacity:
         """Return one CPU: the attempts take turns."""
-        return Capacity((Node("inline", 1.0),))
+        return Capacity((Node("inline", 1.0, host=socket.gethostname()),))
 
     def start(self, attempt: AttemptSpec) -> str:
         """Start the attempt's thread, or find it."""

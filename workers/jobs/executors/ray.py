@@ -51,6 +51,11 @@ class _Remote:
     cursor: int = -1
 
 
+def _where(node: Mapping[str, Any]) -> str:
+    """Return a node's name and address for people; on one machine its name would only be repeated."""
+    return f"{node.get('NodeManagerHostname', '')} {node.get('NodeManagerAddress', '')}".strip()
+
+
 class RayExecutor:
     """Attempts as detached actors of a connected cluster (`workers.jobs.cluster` connects).
 
@@ -76,7 +81,12 @@ class RayExecutor:
             return Capacity(())  # Ray itself would wait for a minute and then end this process
         return Capacity(
             tuple(
-                Node(node["NodeID"], node["Resources"].get("CPU", 0.0), int(node["Resources"].get("GPU", 0)))
+                Node(
+                    node["NodeID"],
+                    node["Resources"].get("CPU", 0.0),
+                    int(node["Resources"].get("GPU", 0)),
+                    _where(node),
+                )
                 for node in ray.nodes()
                 if node["Alive"]
             )

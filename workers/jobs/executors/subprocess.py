@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 from pathlib import Path
 
 from workers.jobs.attempt import AttemptSpec
@@ -21,7 +22,7 @@ class SubprocessExecutor:
     name = "subprocess"
 
     def __init__(self, *, cpus: float | None = None, gpus: int | None = None) -> None:
-        self._capacity = Capacity((Node("local", cpus or os.cpu_count() or 1, _gpus(gpus)),))
+        self._capacity = Capacity((Node("local", cpus or os.cpu_count() or 1, _gpus(gpus), socket.gethostname()),))
         self._supervisors: dict[str, Supervisor] = {}
 
     def capacity(self) -> Capacity:
