@@ -22,7 +22,7 @@ def side_by_side(values: Tensor, in_dim: int | None, dim: int, members: int) -> 
 
 def apart(values: Tensor, dim: int, members: int) -> Tensor:
     """Undo `side_by_side`: the members are then dimension `dim`, a view."""
-    return values.view(*values.shape[:dim], members, values.shape[dim] // members, *values.shape[dim + 1 :])
+    return values.reshape(*values.shape[:dim], members, values.shape[dim] // members, *values.shape[dim + 1 :])
 
 
 def first(values: Tensor, in_dim: int | None, members: int) -> Tensor:

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from kernels.common.members import apart, side_by_side
+
 
 def fft_convolution(u: Tensor, kernel: Tensor) -> Tensor:
     """Return y[t] = sum over s <= t of kernel[t - s] u[s], for each channel.
@@ -21,24 +23,35 @@ def fft_convolution(u: Tensor, kernel: Tensor) -> Tensor:
     Shapes: u, y: (batch, seqlen, channels); kernel: (channels, seqlen). Dtypes: fp32 or fp64, both the same.
     Gradients: of both, once. Saved: their spectra, 8 bytes for each of 2 seqlen / 2 frequencies in fp32.
     """
-    y: Tensor = _FftConvolution.apply(u, kernel)  # type: ignore[no-untyped-call]
+    y: Tensor
+    y, _, _ = _FftConvolution.apply(u, kernel)  # type: ignore[no-untyped-call]
     return y
 
 
 class _FftConvolution(torch.autograd.Function):
+    """Returns y, and the spectra, which the backward uses again."""
+
     @staticmethod
-    def forward(ctx: Any, u: Tensor, kernel: Tensor) -> Tensor:
+    def forward(u: Tensor, kernel: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         seqlen = u.shape[1]
         length = fast_length(2 * seqlen - 1)  # linear, not circular
         u_spectrum = torch.fft.rfft(u.transpose(1, 2), length)
         kernel_spectrum = torch.fft.rfft(kernel, length)
-        ctx.save_for_backward(u_spectrum, kernel_spectrum)
-        ctx.length, ctx.seqlen = length, seqlen
-        return _inverse(u_spectrum * kernel_spectrum, length, seqlen).transpose(1, 2)
+        return _inverse(u_spectrum * kernel_spectrum, length, seqlen).transpose(1, 2), u_spectrum, kernel_spectrum
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: tuple[Tensor, Tensor, Tensor]) -> None:
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.save_for_backward(*output[1:])
+        ctx.seqlen = inputs[0].shape[1]
+        ctx.length = fast_length(2 * ctx.seqlen - 1)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    def backward(ctx: Any, dy: Tensor | None, *_: None) -> tuple[Tensor | None, Tensor | None]:
+        if dy is None:
+            return None, None
         u_spectrum, kernel_spectrum = ctx.saved_tensors
         spectrum = torch.fft.rfft(dy.transpose(1, 2), ctx.length)
         du = dkernel = None
@@ -47,6 +60,16 @@ class _FftConvolution(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             du = _inverse(spectrum * kernel_spectrum.conj(), ctx.length, ctx.seqlen).transpose(1, 2)
         return du, dkernel
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: tuple[int | None, int | None], u: Tensor, kernel: Tensor
+    ) -> tuple[tuple[Tensor, Tensor, Tensor], tuple[int, None, None]]:
+        """Take the members of an ensemble as channels."""
+        members = info.batch_size
+        merged = side_by_side(u, in_dims[0], 2, members), side_by_side(kernel, in_dims[1], 0, members)
+        y, *spectra = _FftConvolution.apply(*merged)  # type: ignore[no-untyped-call]
+        return (apart(y, 2, members), spectra[0], spectra[1]), (2, None, None)
 
 
 def _inverse(spectrum: Tensor, length: int, seqlen: int) -> Tensor:

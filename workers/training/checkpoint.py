@@ -14,6 +14,7 @@ Nothing is pickled.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import os
@@ -108,7 +109,7 @@ class CheckpointStore:
         target = self.directory / f"step-{step:06d}"
         try:
             temporary.mkdir(parents=True)
-            save_model(model, str(temporary / MODEL_FILE))
+            save_model(_self_contained(model), str(temporary / MODEL_FILE))
             save_file(_optimizer_tensors(model, optimizer), temporary / OPTIMIZER_FILE)
             files = {name: _fingerprint(temporary / name) for name in (MODEL_FILE, OPTIMIZER_FILE)}
             whole: dict[str, Any] = {
@@ -252,6 +253,15 @@ def _publish(temporary: Path, target: Path) -> None:
     else:
         temporary.rename(target)
     _sync(target.parent)
+
+
+def _self_contained(model: nn.Module) -> nn.Module:
+    """Return the model, or a copy of it where its parameters are parts of larger storages, as an ensemble's are.
+
+    The file format knows no such parts. A copy has storages of its own, and ties what was tied.
+    """
+    whole = all(parameter.untyped_storage().nbytes() == parameter.nbytes for parameter in model.parameters())
+    return model if whole else copy.deepcopy(model)
 
 
 def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -43,7 +43,7 @@ def run_trial(spec: RunSpec, context: RunContext) -> RunResult:
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        raise RunOutOfMemoryError(_out_of_memory(spec, placement, error)) from error
+        raise RunOutOfMemoryError(out_of_memory(spec, placement, error)) from error
     finally:
         context.sink.flush()
 
@@ -135,7 +135,8 @@ def _relative(path: Path, directory: Path) -> str | None:
     return path.relative_to(directory).as_posix() if path.is_dir() else None
 
 
-def _out_of_memory(spec: RunSpec, placement: Placement, error: BaseException) -> str:
+def out_of_memory(spec: RunSpec, placement: Placement, error: BaseException) -> str:
+    """Return what to tell of a failed allocation, and what to do about it."""
     train = spec.train
     said = (str(error).splitlines() or [type(error).__name__])[0]
     return (

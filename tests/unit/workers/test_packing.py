@@ -1,0 +1,53 @@
+"""What decides whether runs can be one ensemble."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from workers.packing import OWN_MODEL_FIELDS, OWN_TRAIN_FIELDS, differences, refusal, signature
+from workers.specs import ModelSpec, RunSpec, TrainSpec
+
+BASE: dict[str, Any] = RunSpec().model_dump(mode="json")
+
+
+def changed(table: str, name: str, value: object) -> dict[str, Any]:
+    return {**BASE, table: {**BASE[table], name: value}}
+
+
+def test_own_fields_are_fields() -> None:
+    """A field that is renamed must be renamed here too: it would silently count as one that all have in common."""
+    assert TrainSpec.model_fields.keys() >= OWN_TRAIN_FIELDS
+    assert ModelSpec.model_fields.keys() >= OWN_MODEL_FIELDS
+
+
+@given(st.sampled_from(sorted(OWN_TRAIN_FIELDS)), st.sampled_from(sorted(OWN_MODEL_FIELDS)), st.integers(0, 9))
+def test_members_may_differ_in_what_is_their_own(train: str, model: str, value: int) -> None:
+    other = {**changed("train", train, value), "seed": value, "resources": {"cpus": value}}
+    other["model"] = changed("model", model, value)["model"]
+    assert signature(other) == signature(BASE)
+    assert differences(BASE, other) == []
+
+
+@given(st.sampled_from([(table, name) for table in ("model", "task", "train") for name in sorted(BASE[table])]))
+def test_anything_else_keeps_them_apart(field: tuple[str, str]) -> None:
+    table, name = field
+    own = {"train": OWN_TRAIN_FIELDS, "model": OWN_MODEL_FIELDS | {"a_init", "s4d_init"}, "task": frozenset[str]()}
+    other = changed(table, name, "another")
+    assert (signature(other) == signature(BASE)) == (name in own[table])
+    assert differences(BASE, other) == ([] if name in own[table] else [f"{table}.{name}"])
+
+
+def test_initial_values_of_another_kind_keep_them_apart() -> None:
+    """Complex numbers and pairs of them are stored in other shapes; real initial values differ in their values alone."""
+    real, half, pairs = (changed("model", "a_init", name) for name in ("lin", "half", "complex"))
+    assert signature(real) == signature(half) != signature(pairs)
+    lin, legs, plain = (changed("model", "s4d_init", name) for name in ("lin", "legs", "real"))
+    assert signature(lin) == signature(legs) != signature(plain)
+
+
+def test_dropout_is_refused() -> None:
+    assert refusal(BASE) == ""
+    assert "model.dropout is 0.1" in refusal(changed("model", "dropout", 0.1))

@@ -1,0 +1,186 @@
+"""One optimizer update of several runs at once, of models that differ in no shape."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from workers.models import LanguageModel
+from workers.specs import RunSpec, TrainSpec
+from workers.tasks import IGNORE, Batch, Curriculum, Task
+from workers.training.determinism import derive_seed
+from workers.training.optim import StepRates
+from workers.training.precision import Placement
+from workers.training.schedule import learning_rate
+from workers.training.stacked import Stack
+
+_RATES = ("lr", "schedule", "warmup_steps", "min_lr", "beta1", "beta2", "weight_decay")
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One run of an ensemble: what it trains, and the steps that it has done."""
+
+    spec: RunSpec
+    task: Task
+    model: LanguageModel
+    optimizer: torch.optim.AdamW
+    step: int
+
+
+class EnsembleUpdate:
+    """The update of K runs: each has its own data stream, clipping, rate and AdamW state; the rest is done at once.
+
+    An update's step 1 is the next one of every member, wherever each stands. Each member's outcome is that of its run
+    trained alone, up to the order of sums inside matrix products. The members differ as `workers.packing` allows.
+    """
+
+    def __init__(self, members: Sequence[Member], placement: Placement) -> None:
+        self.members = (len(members),)
+        self._members, self._placement = list(members), placement
+        self._generators: list[torch.Generator] = []  # slot by slot, in each member by member
+        self._stack = Stack([member.model for member in members])
+        self._train = members[0].spec.train  # for what all have in common
+        self._cohorts = _cohorts(members, placement.device)
+        self._limits = [member.spec.train.clip_grad_norm for member in members]
+        self._limit = torch.tensor(self._limits, device=placement.device)
+        self._progress: list[list[float]] = []
+
+    def reserve(self, slots: int) -> None:
+        """Make so many slots."""
+        for cohort in self._cohorts:
+            cohort.rates.reserve(slots)
+        for _ in range(len(self._progress), slots):
+            self._generators += [torch.Generator(self._placement.device) for _ in self._members]
+            self._progress.append([0.0] * len(self._members))
+
+    def streams(self, slots: int) -> Sequence[torch.Generator]:
+        """Return the data streams of the first slots."""
+        return self._generators[: slots * len(self._members)]
+
+    def prepare(self, step: int, slot: int) -> None:
+        """Seed each member's stream from its own seed and step, and set its learning rate."""
+        for index, (member, generator) in enumerate(zip(self._members, self._of_slot(slot), strict=True)):
+            own = member.step + step
+            generator.manual_seed(derive_seed(member.spec.seed, "data", own))
+            self._progress[slot][index] = (own - 1) / member.spec.train.steps
+        for cohort in self._cohorts:
+            cohort.rates.set(slot, learning_rate(cohort.train, cohort.step + step))
+
+    def draw(self, slot: int) -> Batch:
+        """Return the members' whole batches, each as its run alone draws it: (members, batch, seqlen)."""
+        batches = [
+            self._draw(member, generator, progress)
+            for member, generator, progress in zip(
+                self._members, self._of_slot(slot), self._progress[slot], strict=True
+            )
+        ]
+        return Batch(torch.stack([one.inputs for one in batches]), torch.stack([one.targets for one in batches]))
+
+    def compute(self, batch: Batch, slot: int, *, measure: bool) -> Tensor:
+        """Do the update, in micro-batches where the specs ask for them."""
+        supervised = (batch.targets != IGNORE).flatten(1).sum(1)
+        self._stack.zero_gradients()
+        parts = [
+            self._add_gradients(inputs, targets, supervised, measure=measure)
+            for inputs, targets in zip(
+                batch.inputs.chunk(self._train.accumulate, 1),
+                batch.targets.chunk(self._train.accumulate, 1),
+                strict=True,
+            )
+        ]
+        loss = reduce(operator.add, (share for share, _ in parts))
+        norm = self._clip(self._stack.hand_out_gradients())
+        for cohort in self._cohorts:
+            cohort.rates.bind(slot)
+            cohort.optimizer.step()
+        if not measure:
+            return torch.stack((loss, norm, norm))
+        return torch.stack((loss, norm, reduce(operator.add, (hits for _, hits in parts)) / supervised))
+
+    def stage(self, step: int) -> Hashable:
+        """Return the members' stages of a curriculum; a task without one has one stage."""
+        return tuple(
+            member.task.stage((member.step + step - 1) / member.spec.train.steps)
+            for member in self._members
+            if isinstance(member.task, Curriculum)
+        )
+
+    def refusal(self) -> str:
+        """Nothing is known to stand in the way."""
+        return ""
+
+    def _of_slot(self, slot: int) -> list[torch.Generator]:
+        members = len(self._members)
+        return self._generators[slot * members : (slot + 1) * members]
+
+    def _draw(self, member: Member, generator: torch.Generator, progress: float) -> Batch:
+        size, device = self._train.batch_size, self._placement.device
+        if isinstance(member.task, Curriculum):
+            return member.task.sample_at(generator, size, device, progress)
+        return member.task.sample(generator, size, device)
+
+    def _add_gradients(
+        self, inputs: Tensor, targets: Tensor, supervised: Tensor, *, measure: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Add a micro-batch's gradients; see `RunUpdate`. Both numbers are one a member."""
+        with self._placement.autocast():
+            logits = self._stack.forward(inputs)
+        losses = F.cross_entropy(logits.flatten(0, 2).float(), targets.flatten(), ignore_index=IGNORE, reduction="none")
+        shares = losses.view(len(inputs), -1).sum(1) / supervised
+        torch.autograd.backward(shares.sum())
+        shares = shares.detach()
+        return shares, (logits.detach().argmax(-1) == targets).flatten(1).sum(1) if measure else shares
+
+    def _clip(self, gradients: Sequence[list[Tensor]]) -> Tensor:
+        """Clip each member's gradients by their own norm, as `clip_gradients` does; return the norms before."""
+        each = torch._foreach_norm([gradient for own in gradients for gradient in own])
+        norms: Tensor = torch.linalg.vector_norm(torch.stack(each).view(len(gradients), -1), dim=1)
+        if any(self._limits):
+            factors = (self._limit / (norms + 1e-6)).clamp(max=1.0).unbind()
+            for own, factor, limit in zip(gradients, factors, self._limits, strict=True):
+                if limit > 0:
+                    torch._foreach_mul_(own, factor)
+        return norms
+
+
+@dataclass(frozen=True, slots=True)
+class _Cohort:
+    """Members whose rate is the same at every step: one optimizer moves them all."""
+
+    optimizer: torch.optim.AdamW
+    rates: StepRates
+    train: TrainSpec
+    step: int
+
+
+def _cohorts(members: Sequence[Member], device: torch.device) -> list[_Cohort]:
+    alike: dict[tuple[Any, ...], list[Member]] = {}
+    for member in members:
+        train = member.spec.train
+        steps = train.steps if train.schedule == "cosine" else 0
+        key = (*(getattr(train, name) for name in _RATES), steps, member.step)
+        alike.setdefault(key, []).append(member)
+    return [_cohort(some, device) for some in alike.values()]
+
+
+def _cohort(members: Sequence[Member], device: torch.device) -> _Cohort:
+    """Return an optimizer of all members' parameters. Its state is the members' own optimizers', so that either saves it."""
+    own = [member.optimizer for member in members]
+    groups = [
+        {**alike[0], "params": [parameter for group in alike for parameter in group["params"]]}
+        for alike in zip(*(optimizer.param_groups for optimizer in own), strict=True)
+    ]
+    together = torch.optim.AdamW(groups, fused=True, capturable=device.type == "cuda")
+    for optimizer in own:
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                together.state[parameter] = optimizer.state[parameter]
+    return _Cohort(together, StepRates(together, device), members[0].spec.train, members[0].step)
