@@ -31,12 +31,13 @@ class Compared:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """A table beside its paper."""
+    """A table beside its paper. `also` has the same trials by the other metrics that the paper printed."""
 
     published: Published
     metric: str
     direction: str
     rows: list[Compared]
+    also: dict[str, list[Compared]]
     verdicts: list[tuple[Expectation, Verdict]]
 
 
@@ -55,22 +56,34 @@ def compare(ablation: AblationRow, published: Published, runs: Iterable[RunRow])
 
     every = list(runs)
     metric = published.metric or ablation.metric
-    ours = _means(ablation, published, every, metric)
-    labels = dict.fromkeys([*ours, *(label for label in published.values if label not in ours)])
-    rows = []
-    for label in labels:
-        mean, std, n = ours.get(label, (math.nan, None, 0))
-        paper = published.values.get(label, math.nan) * published.factor
-        rows.append(Compared(label, paper, mean, std, n))
+    rows = _beside(published, published.values, _means(ablation, published, every, metric))
+    also = {
+        name: _beside(published, values, _means(ablation, published, every, name))
+        for name, values in published.also.items()
+    }
     verdicts = []
     for expectation in published.expect:
         measured = _means(ablation, published, every, expectation.metric or metric)
         verdicts.append((expectation, judge(expectation, {label: mean for label, (mean, _, _) in measured.items()})))
-    return Comparison(published, metric, ablation.direction, rows, verdicts)
+    return Comparison(published, metric, ablation.direction, rows, also, verdicts)
+
+
+def _beside(
+    published: Published, values: Mapping[str, float], ours: Mapping[str, tuple[float, float | None, int]]
+) -> list[Compared]:
+    """Return each trial that either side has, ours first."""
+    rows = []
+    for label in dict.fromkeys([*ours, *values]):
+        mean, std, n = ours.get(label, (math.nan, None, 0))
+        rows.append(Compared(label, values.get(label, math.nan) * published.factor, mean, std, n))
+    return rows
 
 
 def print_comparison(comparison: Comparison, form: str) -> None:
-    """Print trials with paper, ours, difference and ranks, then the claims, as text, Markdown (`md`) or `json`."""
+    """Print trials with paper, ours, difference and ranks, then the claims, as text, Markdown (`md`) or `json`.
+
+    Where the paper printed further metrics, a table of them comes in between.
+    """
     from app.console import data, data_json, say, table
     from app.grid import Grid, Layout
 
@@ -82,10 +95,14 @@ def print_comparison(comparison: Comparison, form: str) -> None:
     titles = ["claim", "what the paper expects", "seen"]
     unit = "" if comparison.published.comparable else "; the paper's data differ, so compare ranks"
     legend = f"{comparison.metric}: mean ± std (n) over seeds{unit}. Paper: {comparison.published.source}"
+    further_header, further = _further(comparison)
     if form == "md":
-        data("\n".join([*_markdown(header, lines), "", *_markdown(titles, claims), "", legend]))
+        between = [*_markdown(further_header, further), ""] if further else []
+        data("\n".join([*_markdown(header, lines), "", *between, *_markdown(titles, claims), "", legend]))
         return
     table(Grid(header, lines, Layout(right=header[1:], shrink=("trial",))))
+    if further:
+        table(Grid(further_header, further, Layout(right=further_header[1:], shrink=("paper / ours",))))
     table(Grid(titles, claims, Layout(wrap="seen")))
     say(legend)
 
@@ -107,6 +124,21 @@ def _trials(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
         for place, row in enumerate(comparison.rows)
     ]
     return ["trial", "paper", "ours", *(["difference"] if differences else []), "ranks"], lines
+
+
+def _further(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
+    """Return header and rows of the other metrics: a row each, a column a trial, in cells `paper / ours`."""
+    labels = dict.fromkeys(row.label for rows in comparison.also.values() for row in rows)
+    lines = []
+    for metric, rows in comparison.also.items():
+        by_label = {row.label: row for row in rows}
+        cells = [by_label.get(label) for label in labels]
+        lines.append([metric, *("– / –" if row is None else _pair(row) for row in cells)])
+    return ["paper / ours", *labels], lines
+
+
+def _pair(row: Compared) -> str:
+    return f"{_number(row.paper)} / {f'{row.mean:.3f}' if row.n else '–'}"
 
 
 def _markdown(header: list[str], rows: list[list[str]]) -> list[str]:
@@ -168,6 +200,10 @@ def _as_json(comparison: Comparison) -> dict[str, Any]:
         "metric": comparison.metric,
         "comparable": comparison.published.comparable,
         "trials": [plain({**asdict(row), "difference": row.difference}) for row in comparison.rows],
+        "also": {
+            metric: [plain({**asdict(row), "difference": row.difference}) for row in rows]
+            for metric, rows in comparison.also.items()
+        },
         "claims": [
             {"claim": expectation.claim, "outcome": verdict.outcome, "seen": verdict.detail}
             for expectation, verdict in comparison.verdicts

@@ -55,7 +55,7 @@ def fill(home: HomePaths, accuracies: dict[tuple[str, str], float], **paper: Any
         )
         for run_id, accuracy in zip(submitted.run_ids, accuracies.values(), strict=True):
             assert store.begin_attempt(run_id, executor="inline", now=1.0) == 1
-            rows = [(2.0, 10, {"valid/accuracy": accuracy})]
+            rows = [(2.0, 10, {"valid/accuracy": accuracy, "valid/accuracy@64": accuracy / 2})]
             assert store.record(run_id, 1, RecordBatch(rows=rows, notes=[], cursor=1, heartbeat_at=2.0))
             assert store.finish_attempt(run_id, 1, AttemptEnd(AttemptStatus.COMPLETED, 3.0, reason="steps", step=10))
 
@@ -109,6 +109,19 @@ def test_markdown_holds_both_tables_and_the_source(call: Call, home: HomePaths) 
     assert "| holds | s6 solves it | s6 0.97 |" in lines
     assert lines[-1].endswith("Paper: Someone 2023, Table 1")
     assert call("table", "study", "--check", "--format", "latex").code == 2
+
+
+def test_other_metrics_of_the_paper_have_a_table_of_their_own(call: Call, home: HomePaths) -> None:
+    also = {"valid/accuracy@64": {"s6": 50.0, "hyena": 10.0}, "valid/accuracy@128": {"s4d": 20.0}}
+    fill(home, {("s6", "0.1"): 0.97, ("s4d", "0.1"): 0.45}, also=also)
+    text = [line.split("\t") for line in call("table", "study", "--check").stdout.splitlines()]
+    assert ["paper / ours", "s6", "s4d", "hyena"] in text
+    assert ["valid/accuracy@64", "0.5 / 0.485", "– / 0.225", "0.1 / –"] in text
+    assert ["valid/accuracy@128", "– / –", "0.2 / –", "– / –"] in text
+    markdown = call("table", "study", "--check", "--format", "md").stdout
+    assert "| valid/accuracy@64 | 0.5 / 0.485 | – / 0.225 | 0.1 / – |" in markdown.splitlines()
+    (s6, *_), _ = call("table", "study", "--check", "--json").json["also"].values()
+    assert (s6["label"], s6["paper"], s6["mean"]) == ("s6", 0.5, 0.485)
 
 
 def test_an_ablation_without_a_paper_cannot_be_checked(call: Call, lab: Lab) -> None:
