@@ -147,6 +147,30 @@ def test_trains_to_the_same_bits_again(case: str, precision: Precision) -> None:
     assert [name for name, tensor in first.parameters.items() if not torch.equal(tensor, again.parameters[name])] == []
 
 
+@every_precision
+@pytest.mark.parametrize("headdim", [8, 64, 128])
+@pytest.mark.parametrize("positions", ["rope", "xpos"])
+def test_attention_repeats_where_fused_backward_passes_split_the_keys(
+    positions: str, headdim: int, precision: Precision
+) -> None:
+    spec = ModelSpec.model_validate(
+        {"mixer": "attention", "positions": positions, "d_model": 4 * headdim, "n_heads": 4}
+    )
+    torch.manual_seed(0)
+    placement = Placement(torch.device("cuda"), 1, precision, "test")
+    model, tokens = build_model(spec, VOCAB).cuda(), torch.randint(0, VOCAB, (2, 2048), device="cuda")
+
+    def gradients() -> tuple[Tensor, ...]:
+        with placement.autocast():
+            loss = model(tokens).float().square().mean()
+        return torch.autograd.grad(loss, list(model.parameters()))
+
+    with reproducible(placement):
+        first = gradients()
+        for _ in range(4):
+            assert all(torch.equal(*pair) for pair in zip(first, gradients(), strict=True))
+
+
 @every_case
 @every_precision
 @torch.no_grad()

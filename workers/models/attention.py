@@ -7,6 +7,7 @@ Projections have biases, as in the paper's baselines: their printed 137K paramet
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from torch.nn import functional as F
 
 from workers.errors import SpecError
 from workers.models.registry import LayerState, Mixer, register_mixer
+from workers.models.strict import strictly
 from workers.specs import ModelSpec
 
 _INITIAL_CAPACITY = 64  # positions of a fresh key-value cache; it doubles when full
@@ -93,7 +95,8 @@ class AttentionMixer(Mixer):
 def _attend(query: Tensor, key: Tensor, value: Tensor, earlier: int) -> Tensor:
     """Attend causally; the first query is at place `earlier` of the keys."""
     mask = _continuing_mask(query.shape[2], earlier, query.device) if earlier else None
-    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=mask is None)
+    attend = partial(F.scaled_dot_product_attention, attn_mask=mask, is_causal=mask is None)
+    return strictly(attend, query, key, value)
 
 
 def _attend_decaying(query: Tensor, key: Tensor, value: Tensor, earlier: int) -> Tensor:
