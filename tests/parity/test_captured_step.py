@@ -6,6 +6,7 @@ the replays at odd places. Dropout is on where nothing else is said: it draws fr
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
@@ -72,12 +73,11 @@ class Executed:
     def curve(self) -> list[tuple[int, str, float]]:
         return curve(self.sink)
 
-    def state(self) -> tuple[bytes, bytes, str]:
+    def state(self) -> tuple[bytes, bytes, dict[str, str]]:
         """Parameters, optimizer and random state at the end, as they stand on disk."""
         assert self.result.checkpoint is not None
         folder = self.folder / self.result.checkpoint
-        text = (folder / "state.json").read_text()
-        random = text[text.index('"random"') : text.index('"progress"')]
+        random = json.loads((folder / "state.json").read_text())["random"]
         return (folder / "model.safetensors").read_bytes(), (folder / "optimizer.safetensors").read_bytes(), random
 
 

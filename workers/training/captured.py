@@ -120,8 +120,10 @@ class CapturedStepper:
     def _recorded(self, steps: range, *, measure: bool) -> Replay | None:
         """Return the replay of so many steps, recorded now where there is none yet; None where that fails."""
         stage, key = self._update.stage(steps[0]), (len(steps), measure)
+        outdated: dict[tuple[int, bool], Replay] = {}
         if stage != self._stage:
-            self._replays.clear()
+            # kept until the first of the new stage is recorded: a pool of memory that nothing uses is no more
+            outdated, self._replays = self._replays, {}
             self._stage = stage
         if key in self._replays:
             return self._replays[key]
@@ -133,6 +135,7 @@ class CapturedStepper:
             self._refuse(f"recording a step failed: {_first_cause(error)}")
             return None
         self._replays[key] = replay
+        outdated.clear()
         if not self._reported:
             self._reported = True
             self._report({"mode": "captured", "why": "", "steps_per_replay": self._steps_per_replay})
