@@ -31,7 +31,7 @@ GRACE_S = 60.0
 
 
 @dataclass
-class Test:
+class Verdict:
     """What became of one test."""
 
     outcome: str = "died"
@@ -43,7 +43,7 @@ class Test:
 class Outcome:
     """What became of a suite."""
 
-    tests: dict[str, Test] = field(default_factory=dict)
+    tests: dict[str, Verdict] = field(default_factory=dict)
     total: int = 0
     trouble: list[str] = field(default_factory=list)
     """The last lines of processes that could not run tests at all."""
@@ -121,7 +121,7 @@ def _read(folder: Path, trouble: list[str]) -> Outcome:
         outcome.total = int((folder / TOTAL).read_text())
     lines = (folder / EVENTS).read_text().splitlines() if (folder / EVENTS).exists() else []
     for event in map(json.loads, lines):
-        test = outcome.tests.setdefault(event["test"], Test())
+        test = outcome.tests.setdefault(event["test"], Verdict())
         if event["phase"] == "begun":
             continue
         test.seconds += event["seconds"]
