@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -35,11 +34,6 @@ class Branch:
         return {"from_run": self.run_id, "from_step": self.checkpoint.step}
 
 
-def checkpoint_steps(folder: Path) -> list[int]:
-    """Return the steps whose checkpoints lie in a run's folder, in order."""
-    return sorted(int(path.name.removeprefix("step-")) for path in folder.glob("step-[0-9]*") if path.is_dir())
-
-
 def plan_branch(context: typer.Context, ref: str, step: int | None, overrides: Sequence[str]) -> Branch:
     """Return what a new run would go on from. Imports torch: the checkpoint is read in full before it is relied upon.
 
@@ -56,8 +50,8 @@ def plan_branch(context: typer.Context, ref: str, step: int | None, overrides: S
     with reader(context) as store:
         run_id = one_run(store, ref, "resume")
         run, tree = store.run(run_id), store.run_spec(run_id)
-    folder = home_paths(context).checkpoints(run_id)
-    steps = checkpoint_steps(folder)
+    files = home_paths(context).run(run_id)
+    folder, steps = files.checkpoints, files.checkpoint_steps()
     if not steps:
         bad_input(
             f"run {run_id} is {run.status} and has no checkpoint in {folder}. train.checkpoint_every writes them."

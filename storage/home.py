@@ -67,6 +67,11 @@ class RunPaths:
         """Holds one folder a checkpoint, step-000500."""
         return self.directory / "checkpoints"
 
+    def checkpoint_steps(self) -> list[int]:
+        """Return the steps whose checkpoints are there, in order; how whole they are is not looked at."""
+        names = (path.name for path in self.checkpoints.glob("step-*") if path.is_dir())
+        return sorted(int(step) for name in names if (step := name.removeprefix("step-")).isdecimal())
+
     @property
     def attempts(self) -> Path:
         """Holds one folder an attempt, named by its number."""

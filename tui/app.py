@@ -142,8 +142,11 @@ class MambaLab(App[None]):
 
     def toggle_theme(self) -> None:
         """Change between dark and light, and remember it."""
-        self.theme = "mambalab-light" if self.theme == "mambalab-dark" else "mambalab-dark"
-        self.settings.theme = self.theme
+        self.use_theme("mambalab-light" if self.theme == "mambalab-dark" else "mambalab-dark")
+
+    def use_theme(self, name: str) -> None:
+        """Show a theme, and remember it."""
+        self.theme = self.settings.theme = name
         self.save_settings()
 
     def save_settings(self) -> None:
@@ -169,6 +172,13 @@ class MambaLab(App[None]):
         except (StorageError, ValueError, OSError) as problem:
             error = str(problem)
         self.post_message(ControlDone(what, command, error))
+
+    def attempt(self, what: str, act: Callable[[], object]) -> None:
+        """Do what somebody asked for in words, or tell them what is wrong with the words."""
+        try:
+            act()
+        except ValueError as problem:
+            self.notify(str(problem), title=what, severity="error", timeout=8, markup=False)
 
     def log_command(self, what: str, command: str, error: str = "") -> None:
         """Add to the command log."""

@@ -2,110 +2,42 @@
 
 Each action names the screens it belongs to, its keys, a label for the footer, a sentence for the help, and a condition
 that returns why it cannot be done now; an empty string means that it can. A screen carries an action out in its method
-`do_<name>`.
+`do_<name>`. With `:` it is called by its name; what `argument` then says stands behind the name and goes to the screen's
+`take_<name>`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from textual.binding import Binding
+
+from tui.situation import (
+    Condition,
+    Situation,
+    always,
+    can_cancel,
+    can_clone,
+    can_compare,
+    can_extend,
+    can_prioritise,
+    can_resume,
+    can_retry,
+    can_write,
+    has_ablation,
+    has_axes,
+    has_marks,
+    has_metrics,
+    on_tab,
+    some_run,
+)
+
+__all__ = ["ACTIONS", "KEY_NAMES", "Action", "Situation", "actions", "bindings", "key_label"]
 
 LISTS = ("runs", "ablations", "ablation", "run", "compare", "sql")
 WITH_RUNS = ("runs", "ablation", "run")
 EVERYWHERE = (*LISTS, "help")
 CURVES = ("run", "compare")
-
-
-@dataclass(frozen=True, slots=True)
-class Situation:
-    """What conditions look at: what the current screen offers to act on."""
-
-    targets: tuple[str, ...] = ()  # statuses of the runs an action would act on
-    marked: int = 0
-    comparable: int = 0  # runs that compare would show
-    writable: bool = True
-    why_not_writable: str = ""
-    has_ablation: bool = False
-    axes: int = 0
-    metrics: int = 0
-    tab: str = ""
-    filtered: bool = False
-    can_launch: bool = False
-    abandoned: bool = False  # runs wait and no controller lives
-
-
-Condition = Callable[[Situation], str]
-
-
-def always(_situation: Situation) -> str:
-    """Can always be done."""
-    return ""
-
-
-def some_run(now: Situation) -> str:
-    """Needs a run under the cursor."""
-    return "" if now.targets else "no run is selected"
-
-
-def _writable(now: Situation) -> str:
-    return some_run(now) or ("" if now.writable else now.why_not_writable)
-
-
-def can_cancel(now: Situation) -> str:
-    """Needs a run that waits or runs."""
-    return _writable(now) or _needs(now, ("queued", "running"), "only queued and running runs can be cancelled")
-
-
-def can_retry(now: Situation) -> str:
-    """Needs a run that failed or was cancelled, or one that waits for a controller that is not there."""
-    statuses = ("failed", "cancelled", "queued") if now.abandoned else ("failed", "cancelled")
-    return _writable(now) or _needs(now, statuses, "only failed and cancelled runs can be retried")
-
-
-def can_clone(now: Situation) -> str:
-    """Needs a run, and somebody who queues runs."""
-    return _writable(now) or ("" if now.can_launch else "nothing here queues runs")
-
-
-def can_prioritise(now: Situation) -> str:
-    """Needs a run that waits."""
-    return _writable(now) or _needs(now, ("queued",), "only queued runs have an order to change")
-
-
-def _needs(now: Situation, statuses: tuple[str, ...], reason: str) -> str:
-    return "" if any(status in statuses for status in now.targets) else f"{reason}; this is {now.targets[0]}"
-
-
-def can_compare(now: Situation) -> str:
-    """Needs two runs."""
-    return "" if now.comparable >= 2 else "mark two runs or more with space first"
-
-
-def has_ablation(now: Situation) -> str:
-    """Needs an ablation."""
-    return "" if now.has_ablation else "this run belongs to no ablation"
-
-
-def has_axes(now: Situation) -> str:
-    """Needs two axes to change their places."""
-    return "" if now.axes else "an ablation without axes has one cell"
-
-
-def has_metrics(now: Situation) -> str:
-    """Needs another metric."""
-    return "" if now.metrics > 1 else "there is no other metric yet"
-
-
-def on_tab(*tabs: str) -> Condition:
-    """Return the condition that one of these tabs is open."""
-    return lambda now: "" if now.tab in tabs else f"this works on the tab {' and '.join(tabs)}"
-
-
-def has_marks(now: Situation) -> str:
-    """Needs marks."""
-    return "" if now.marked else "no run is marked"
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +52,12 @@ class Action:
     group: str
     enabled: Condition = always
     footer: bool = False
+    argument: str = ""
+
+    @property
+    def word(self) -> str:
+        """The action's name as one writes it."""
+        return self.name.replace("_", "-")
 
 
 def _action(
@@ -127,7 +65,8 @@ def _action(
 ) -> Action:
     enabled = more.get("enabled", always)
     assert callable(enabled)
-    return Action(name, tuple(keys.split()), label, help_text, where, group, enabled, bool(more.get("footer", False)))
+    footer, argument = bool(more.get("footer", False)), str(more.get("argument", ""))
+    return Action(name, tuple(keys.split()), label, help_text, where, group, enabled, footer, argument)
 
 
 ON_CURVES = on_tab("curves", "system")
@@ -143,15 +82,16 @@ ACTIONS: tuple[Action, ...] = (
     _action("page_up", "ctrl+u pageup", "page up", "A page back", EVERYWHERE, "Move"),
     _action("top", "g home", "top", "First row", EVERYWHERE, "Move"),
     _action("bottom", "G end", "bottom", "Last row", EVERYWHERE, "Move"),
-    _action("open", "enter", "open", "Open what is under the cursor; enlarge a chart", LISTS, "Move", footer=True),
+    _action("open", "enter", "open", "Open what is under the cursor; enlarge a chart", LISTS, "Move", footer=True,
+            argument="[RUN|ABLATION]"),
     _action("filter", "slash", "filter", "Filter the runs: words, or status=failed and lr<1e-3", ("runs",), "List",
-            footer=True),
+            footer=True, argument="[FILTER]"),
     _action("mark", "space", "mark", "Mark or unmark the run", ("runs",), "List", enabled=some_run, footer=True),
     _action("unmark", "u", "unmark all", "Forget all marks", ("runs",), "List", enabled=has_marks),
     _action("compare", "c", "compare", "Compare the marked runs; on an ablation, its trials", ("runs", "ablation"),
             "List", enabled=can_compare, footer=True),
     _action("sort", "s", "sort", "Sort by the column under the cursor; again: other way round", TABLE_SCOPES, "List",
-            footer=True),
+            footer=True, argument="[COLUMN]"),
     _action("reverse", "S", "reverse", "Turn the order round", TABLE_SCOPES, "List"),
     _action("columns", "C", "columns", "Choose the columns", ("runs",), "List", footer=True),
     _action("move_left", "less_than_sign", "column left", "Move the column to the left", ("runs",), "List"),
@@ -159,7 +99,7 @@ ACTIONS: tuple[Action, ...] = (
     _action("narrower", "minus", "narrower", "Make the column narrower", ("runs",), "List"),
     _action("wider", "plus equals_sign", "wider", "Make the column wider", ("runs",), "List"),
     _action("group_by", "b", "group by", "Group by a key of the configuration, an axis or another field; nothing ends it",
-            ("runs",), "List", footer=True),
+            ("runs",), "List", footer=True, argument="[FIELD]"),
     _action("archived", "Z", "archived", "Show or hide archived runs", ("runs",), "List"),
     _action("ablation", "o", "ablation", "Open the run's ablation", ("runs", "run"), "List", enabled=has_ablation,
             footer=True),
@@ -174,17 +114,17 @@ ACTIONS: tuple[Action, ...] = (
     _action("next_chart", "tab", "next chart", "Next chart", CURVES, "Curves", enabled=ON_CURVES),
     _action("previous_chart", "shift+tab", "previous chart", "Previous chart", CURVES, "Curves", enabled=ON_CURVES),
     _action("x_axis", "x", "x axis", "x is the step, the tokens seen, or the time", CURVES, "Curves",
-            enabled=ON_CURVES, footer=True),
+            enabled=ON_CURVES, footer=True, argument="[step|tokens|time]"),
     _action("log_y", "L", "log y", "Logarithmic y axis", CURVES, "Curves", enabled=ON_CURVES, footer=True),
     _action("log_x", "ctrl+l", "log x", "Logarithmic x axis", CURVES, "Curves", enabled=ON_CURVES),
-    _action("smooth", "e", "smooth", "More smoothing, then none", CURVES, "Curves", enabled=ON_CURVES, footer=True),
+    _action("smooth", "e", "smooth", "More smoothing, then none", CURVES, "Curves", enabled=ON_CURVES, footer=True, argument="[0..0.99]"),
     _action("zoom_in", "plus equals_sign", "zoom in", "Zoom in along x", CURVES, "Curves", enabled=ON_CURVES),
     _action("zoom_out", "minus", "zoom out", "Zoom out along x", CURVES, "Curves", enabled=ON_CURVES),
     _action("reset", "0", "reset", "Show all of it again", CURVES, "Curves", enabled=ON_CURVES),
     _action("inspect", "i", "inspect", "Crosshair: values at one place", CURVES, "Curves", enabled=ON_CURVES,
             footer=True),
     _action("follow", "f", "follow", "Follow the end of the log", ("run",), "Curves", enabled=ON_LOG),
-    _action("metric", "m", "metric", "Next metric", ("ablation",), "Matrix", enabled=has_metrics, footer=True),
+    _action("metric", "m", "metric", "Next metric", ("ablation",), "Matrix", enabled=has_metrics, footer=True, argument="[METRIC]"),
     _action("swap", "x", "swap axes", "Other axes as rows and columns", ("ablation",), "Matrix", enabled=has_axes,
             footer=True),
     _action("effects", "f", "effects", "Main effect of each axis, instead of the seeds", ("ablation",), "Matrix",
@@ -200,20 +140,25 @@ ACTIONS: tuple[Action, ...] = (
             enabled=can_retry, footer=True),
     _action("clone", "E", "clone", "Edit a copy of the run in $EDITOR and queue that", WITH_RUNS, "Control",
             enabled=can_clone),
+    _action("resume", "R", "resume", "Queue a new run that goes on from one of the run's checkpoints", WITH_RUNS, "Control",
+            enabled=can_resume, argument="[STEP KEY=VALUE...]"),
+    _action("add_seeds", "plus", "add seeds", "Queue the ablation with further seeds", ("ablation", "ablations"), "Control",
+            enabled=can_extend, footer=True, argument="[N|A,B,...]"),
     _action("priority", "p", "priority", "Change the place in the queue", WITH_RUNS, "Control",
-            enabled=can_prioritise),
+            enabled=can_prioritise, argument="[N]"),
     _action("tag", "t", "tag", "Put tags on the run: word, or -word to take it off", WITH_RUNS, "Control",
-            enabled=_writable),
-    _action("note", "n", "note", "Write a note on the run", WITH_RUNS, "Control", enabled=_writable),
-    _action("archive", "z", "archive", "Archive the run, or bring it back", WITH_RUNS, "Control", enabled=_writable),
+            enabled=can_write, argument="[WORD|-WORD...]"),
+    _action("note", "n", "note", "Write a note on the run", WITH_RUNS, "Control", enabled=can_write, argument="[TEXT]"),
+    _action("archive", "z", "archive", "Archive the run, or bring it back", WITH_RUNS, "Control", enabled=can_write),
     _action("copy_id", "y", "copy id", "Copy the id", (*WITH_RUNS, "ablations"), "Control"),
     _action("copy_command", "Y", "copy command", "Copy the command that shows this", (*WITH_RUNS, "ablations"),
             "Control"),
     _action("ablations", "a", "ablations", "All ablations", ("runs", "run", "compare", "ablation"), "Go",
-            footer=True),
-    _action("sql", "colon", "SQL", "Ask the store in SQL", ("runs", "run", "ablations", "ablation", "compare"), "Go"),
+            footer=True, argument="[NAME]"),
+    _action("sql", "Q", "SQL", "Ask the store in SQL", ("runs", "run", "ablations", "ablation", "compare"), "Go", argument="[QUERY]"),
+    _action("command", "colon", "command", "Call an action by its name: filter status=failed, sort age, open ID", LISTS, "Go"),
     _action("commands", "at", "commands", "What was done, as commands", LISTS, "Go"),
-    _action("theme", "T", "theme", "Light or dark", EVERYWHERE, "Go"),
+    _action("theme", "T", "theme", "Light or dark", EVERYWHERE, "Go", argument="[dark|light]"),
     _action("palette", "ctrl+p", "palette", "Find an action by name", LISTS, "Go"),
     _action("help", "question_mark", "help", "All keys of this screen", EVERYWHERE, "Go", footer=True),
     _action("back", "escape", "back", "One layer out", EVERYWHERE, "Go"),

@@ -101,6 +101,8 @@ CASES: dict[str, tuple[tuple[int, int], tuple[Step, ...]]] = {
     "runs-grouped-80x24": (SMALL, ("b", *"status", "enter", sparks)),
     "runs-grouped-120x40": (MIDDLE, ("b", *"mixer", "enter", sparks, "j", "space")),
     "runs-group-by": (SMALL, (sparks, "b")),
+    "command": (SMALL, (sparks, on("completed"), "colon", *"canc")),
+    "command-light": (MIDDLE, (sparks, "T", "colon")),
     "columns": (SMALL, ("C",)),
     "run-curves-80x24": (SMALL, (on("completed"), "enter", curves, detail)),
     "run-curves-120x40": (MIDDLE, (on("completed"), "enter", curves, detail, "e")),
@@ -121,7 +123,7 @@ CASES: dict[str, tuple[tuple[int, int], tuple[Step, ...]]] = {
     "ablation-effects": (SMALL, ("a", "j", "enter", "f")),
     "compare": (MIDDLE, ("a", "j", "enter", "c", curves, lambda app: app.parameters)),
     "compare-differences": (SMALL, ("a", "j", "enter", "c", curves, lambda app: app.parameters, "d")),
-    "sql": (SMALL, ("colon", ask, "enter",
+    "sql": (SMALL, ("Q", ask, "enter",
                     lambda app: app.screen.query_one("#answer").rows)),  # type: ignore[attr-defined]
     "help": (SMALL, ("question_mark",)),
     "help-run-120x40": (MIDDLE, ("enter", curves, "question_mark")),

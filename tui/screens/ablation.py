@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import ClassVar
 
@@ -22,6 +22,7 @@ from tui.messages import Snapshot
 from tui.plot.series import Points
 from tui.screens.base import Mover
 from tui.screens.control import ControlScreen
+from tui.screens.queueing import add_seeds, ask_for_seeds
 from tui.source import Interest
 from tui.theme import STATUS_GLYPHS
 from tui.widgets.chart_data import ChartData, Line
@@ -119,7 +120,7 @@ class AblationScreen(ControlScreen):
         return Situation(
             targets=tuple(run.status for run in self.targets()),
             comparable=len(self.runs),
-            has_ablation=True,
+            has_ablation=self.ablation is not None,
             axes=len(self.ablation.axes) if self.ablation else 0,
             metrics=len(self.metrics()),
             **self.lab.writable(),
@@ -268,6 +269,29 @@ class AblationScreen(ControlScreen):
         now = self.metric or (self.ablation.metric if self.ablation else "")
         self.metric = known[(known.index(now) + 1) % len(known)] if now in known else known[0]
         self.show_snapshot(self.snapshot)
+
+    def take_metric(self, name: str) -> None:
+        """Show a metric, by its name or how it ends."""
+        known = self.metrics()
+        found = [key for key in known if key == name] or [key for key in known if key.endswith(f"/{name}")]
+        if len(found) != 1:
+            raise ValueError(f"there is no metric {name!r}; there are {', '.join(known)}")
+        self.metric = found[0]
+        self.show_snapshot(self.snapshot)
+
+    def choices(self, name: str) -> Sequence[str]:
+        """Return what an action may take, for completion."""
+        return self.metrics() if name == "metric" else super().choices(name)
+
+    def do_add_seeds(self) -> None:
+        """Ask for further seeds."""
+        if self.ablation is not None:
+            ask_for_seeds(self.lab, self.ablation)
+
+    def take_add_seeds(self, text: str) -> None:
+        """Queue further seeds."""
+        if self.ablation is not None:
+            add_seeds(self.lab, self.ablation, text)
 
     def do_swap(self) -> None:
         """Lay out the axes the next way."""

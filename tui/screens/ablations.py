@@ -10,10 +10,11 @@ from textual.binding import BindingType
 
 from storage.rows import AblationRow
 from tui.format import bar, duration
-from tui.keys import bindings
+from tui.keys import Situation, bindings
 from tui.messages import Snapshot
-from tui.screens.base import LabScreen
+from tui.screens.queueing import add_seeds, ask_for_seeds
 from tui.screens.runs import empty_lines
+from tui.screens.sorting import SortActions
 from tui.source import Interest
 from tui.theme import STATUS_GLYPHS, Palette
 from tui.widgets.column import Column, Piece
@@ -57,7 +58,7 @@ COLUMNS: tuple[AblationColumn, ...] = (
 )  # fmt: skip
 
 
-class AblationsScreen(LabScreen):
+class AblationsScreen(SortActions):
     """The table of ablations."""
 
     SCOPE = "ablations"
@@ -116,13 +117,19 @@ class AblationsScreen(LabScreen):
 
             self.lab.push_screen(AblationScreen(row.id))
 
-    def do_sort(self) -> None:
-        """Sort by the column under the cursor."""
-        self.table.sort_by(self.table.columns[self.table.column].key)
+    def situation(self) -> Situation:
+        """Return what the keys act on."""
+        return Situation(has_ablation=self.table.selected is not None, **self.lab.writable())
 
-    def do_reverse(self) -> None:
-        """Turn the order round."""
-        self.table.sort_by(self.table.sort_key or self.table.columns[self.table.column].key)
+    def do_add_seeds(self) -> None:
+        """Ask for further seeds."""
+        if (row := self.table.selected) is not None:
+            ask_for_seeds(self.lab, row)
+
+    def take_add_seeds(self, text: str) -> None:
+        """Queue further seeds."""
+        if (row := self.table.selected) is not None:
+            add_seeds(self.lab, row, text)
 
     def do_copy_id(self) -> None:
         """Copy the id."""

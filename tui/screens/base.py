@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, ClassVar, Protocol, cast
 
 from textual.app import ComposeResult
@@ -10,6 +12,7 @@ from textual.screen import Screen
 from tui.keys import Situation, actions
 from tui.messages import Snapshot
 from tui.source import Interest
+from tui.theme import PALETTES
 from tui.widgets.status_bar import KeyBar, TopBar
 
 if TYPE_CHECKING:
@@ -109,16 +112,46 @@ class LabScreen(Screen[None]):
     def tick(self) -> None:
         """Repaint what depends on the time."""
 
-    def action_perform(self, name: str) -> None:
-        """Do what a key stands for, or say why not."""
+    def action_perform(self, name: str, argument: str = "") -> None:
+        """Do what a key stands for, with an argument what its name stands for, or say why not."""
         action = next(action for action in actions(self.SCOPE) if action.name == name)
         reason = action.enabled(self.situation())
         if reason:
             self.notify(f"{action.label}: {reason}", severity="warning", timeout=4)
             return
-        getattr(self, f"do_{name}")()
+        if argument:
+            self.lab.attempt(action.label, lambda: getattr(self, f"take_{name}")(argument))
+        else:
+            getattr(self, f"do_{name}")()
         if self.is_current:
             self.show_bars()
+
+    def choices(self, name: str) -> Sequence[str]:
+        """Return what an action may take, for completion."""
+        if name == "theme":
+            return [theme.removeprefix("mambalab-") for theme in PALETTES]
+        if name == "ablations":
+            return [row.name for row in self.snapshot.ablations]
+        if name == "open":
+            return [*(row.name for row in self.snapshot.ablations), *(run.id for run in self.snapshot.runs)]
+        return ()
+
+    def do_command(self) -> None:
+        """Ask for an action by its name."""
+        from tui.commanding import parse
+        from tui.screens.command import CommandScreen
+
+        listed = actions(self.SCOPE)
+
+        def call(text: str) -> None:
+            action, argument = parse(text, listed)
+            self.action_perform(action.name, argument)
+
+        def answer(text: str | None) -> None:
+            if text is not None:
+                self.lab.attempt(text, lambda: call(text))
+
+        self.lab.push_screen(CommandScreen(listed, self.situation(), lambda action: self.choices(action.name)), answer)
 
     def on_key_bar_pressed(self, message: KeyBar.Pressed) -> None:
         """Do what was clicked."""
@@ -188,6 +221,40 @@ class LabScreen(Screen[None]):
         """Change between dark and light."""
         self.lab.toggle_theme()
 
+    def take_theme(self, name: str) -> None:
+        """Show a theme."""
+        if f"mambalab-{name}" not in PALETTES:
+            raise ValueError(f"expected {' or '.join(self.choices('theme'))}, got {name!r}")
+        self.lab.use_theme(f"mambalab-{name}")
+
+    def take_ablations(self, name: str) -> None:
+        """Open an ablation by its name, or by how its id begins."""
+        found = [row for row in self.snapshot.ablations if row.name == name]
+        found = found or [row for row in self.snapshot.ablations if row.id.startswith(name)]
+        if not found:
+            raise ValueError(f"there is no ablation {name!r}" + _nearest(name, self.choices("ablations")))
+        from tui.screens.ablation import AblationScreen
+
+        self.lab.push_screen(AblationScreen(found[0].id))
+
+    def take_open(self, name: str) -> None:
+        """Open a run by how its id begins, or an ablation by its name."""
+        runs = [run for run in self.snapshot.runs if run.id.startswith(name)]
+        if len(runs) > 1:
+            raise ValueError(f"{len(runs)} runs have an id that begins with {name!r}")
+        if not runs or any(row.name == name for row in self.snapshot.ablations):
+            self.take_ablations(name)
+            return
+        from tui.screens.run import RunScreen
+
+        self.lab.push_screen(RunScreen(runs[0].id))
+
+    def take_sql(self, query: str) -> None:
+        """Ask the store in SQL."""
+        from tui.screens.sql import SqlScreen
+
+        self.lab.push_screen(SqlScreen(query))
+
     def _copy(self, text: str) -> None:
         if not text:
             self.notify("nothing is selected", severity="warning")
@@ -222,3 +289,8 @@ class LabScreen(Screen[None]):
         from tui.screens.help import CommandsScreen
 
         self.lab.push_screen(CommandsScreen())
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    close = get_close_matches(name, known, n=1)
+    return f"; the nearest is {close[0]}" if close else ""

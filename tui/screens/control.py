@@ -67,45 +67,64 @@ class ControlScreen(LabScreen):
 
         clone_with_edits(self.lab, self.targets()[0])
 
+    def do_resume(self) -> None:
+        """Ask for a checkpoint of the run under the cursor, and queue a run that goes on from it."""
+        from tui.screens.queueing import ask_for_checkpoint
+
+        ask_for_checkpoint(self.lab, self.targets()[0])
+
+    def take_resume(self, text: str) -> None:
+        """Queue a run that goes on from a checkpoint."""
+        from tui.screens.queueing import resume_from
+
+        resume_from(self.lab, self.targets()[0], text)
+
     def do_priority(self) -> None:
         """Ask for a number, then request it."""
         runs = self._of("queued")
-        ids = [run.id for run in runs]
 
         def answer(text: str | None) -> None:
-            if text is None:
-                return
-            try:
-                priority = int(text)
-            except ValueError:
-                self.notify(f"a priority is a whole number, got {text!r}", severity="error")
-                return
-            self.lab.control(
-                f"priority {priority} for {_named(runs)}",
-                command("priority", *ids, str(priority)),
-                lambda: control.request(self.lab.paths, RequestKind.PRIORITY, ids, {"priority": priority}),
-                wakes="priority",
-            )
+            if text is not None:
+                self.lab.attempt("priority", lambda: self._prioritise(runs, text))
 
         hint = "a whole number; higher goes first · enter sets it · esc leaves"
         self._ask(f"Priority of {_named(runs)}", hint, answer, str(runs[0].priority))
 
+    def take_priority(self, text: str) -> None:
+        """Request a place in the queue."""
+        self._prioritise(self._of("queued"), text)
+
+    def _prioritise(self, runs: Sequence[RunRow], text: str) -> None:
+        try:
+            priority = int(text)
+        except ValueError:
+            raise ValueError(f"a priority is a whole number, got {text!r}") from None
+        ids = [run.id for run in runs]
+        self.lab.control(
+            f"priority {priority} for {_named(runs)}",
+            command("priority", *ids, str(priority)),
+            lambda: control.request(self.lab.paths, RequestKind.PRIORITY, ids, {"priority": priority}),
+            wakes="priority",
+        )
+
     def do_tag(self) -> None:
         """Ask for tags, then put them on or take them off."""
         runs = self.targets()
-        ids = [run.id for run in runs]
-
-        def answer(text: str | None) -> None:
-            words = (text or "").split()
-            for name in words:
-                if name.startswith("-"):
-                    self._untag(runs, ids, name[1:])
-                else:
-                    self._tag(runs, ids, name.removeprefix("+"))
-
         tags = " ".join(sorted({tag for run in runs for tag in run.tags}))
         hint = (f"now: {tags} · " if tags else "") + "word adds, -word takes off · esc leaves"
-        self._ask(f"Tags of {_named(runs)}", hint, answer)
+        self._ask(f"Tags of {_named(runs)}", hint, lambda text: self._change_tags(runs, text or ""))
+
+    def take_tag(self, text: str) -> None:
+        """Put tags on the runs or take them off."""
+        self._change_tags(self.targets(), text)
+
+    def _change_tags(self, runs: Sequence[RunRow], text: str) -> None:
+        ids = [run.id for run in runs]
+        for name in text.split():
+            if name.startswith("-"):
+                self._untag(runs, ids, name[1:])
+            else:
+                self._tag(runs, ids, name.removeprefix("+"))
 
     def _tag(self, runs: Sequence[RunRow], ids: list[str], name: str) -> None:
         self.lab.control(
@@ -124,16 +143,20 @@ class ControlScreen(LabScreen):
     def do_note(self) -> None:
         """Ask for a remark on the run under the cursor and keep it."""
         run = self.targets()[0]
+        title = f"Note on {run_title(run)}"
+        self._ask(title, "enter keeps it · esc leaves", lambda text: self._keep_note(run, text or ""))
 
-        def answer(text: str | None) -> None:
-            if text:
-                self.lab.control(
-                    f"note on {run.id}",
-                    command("note", run.id, text),
-                    lambda: control.add_note(self.lab.paths, run.id, text),
-                )
+    def take_note(self, text: str) -> None:
+        """Keep a remark on the run under the cursor."""
+        self._keep_note(self.targets()[0], text)
 
-        self._ask(f"Note on {run_title(run)}", "enter keeps it · esc leaves", answer)
+    def _keep_note(self, run: RunRow, text: str) -> None:
+        if text:
+            self.lab.control(
+                f"note on {run.id}",
+                command("note", run.id, text),
+                lambda: control.add_note(self.lab.paths, run.id, text),
+            )
 
     def do_archive(self) -> None:
         """Archive the runs; bring them back where all are archived already."""

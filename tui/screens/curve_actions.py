@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from tui.screens.base import LabScreen
@@ -36,6 +37,17 @@ class CurveActions(LabScreen):
         self.curves.view = replace(view, x_kind=kind, x_range=None)
         self.draw_curves()
 
+    def take_x_axis(self, kind: str) -> None:
+        """Draw over a kind of x."""
+        if kind not in self.x_kinds:
+            raise ValueError(f"expected {', '.join(self.x_kinds)}, got {kind!r}")
+        self.curves.view = replace(self.curves.view, x_kind=kind, x_range=None)
+        self.draw_curves()
+
+    def choices(self, name: str) -> Sequence[str]:
+        """Return what an action may take, for completion."""
+        return self.x_kinds if name == "x_axis" else super().choices(name)
+
     def do_log_y(self) -> None:
         """Turn the logarithmic y axis on or off."""
         self.curves.set_view(replace(self.curves.view, log_y=not self.curves.view.log_y))
@@ -47,6 +59,20 @@ class CurveActions(LabScreen):
     def do_smooth(self) -> None:
         """Smooth more."""
         self.curves.smoother()
+        self._keep_smoothing()
+
+    def take_smooth(self, text: str) -> None:
+        """Smooth with a weight: an exponential moving average."""
+        try:
+            weight = float(text)
+        except ValueError:
+            weight = -1.0
+        if not 0 <= weight < 1:
+            raise ValueError(f"expected a weight from 0 (none) to below 1, got {text!r}")
+        self.curves.set_view(replace(self.curves.view, smoothing=weight))
+        self._keep_smoothing()
+
+    def _keep_smoothing(self) -> None:
         self.lab.settings.smoothing = self.curves.view.smoothing
         self.lab.save_settings()
 

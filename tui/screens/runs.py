@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 from textual.app import ComposeResult
@@ -11,9 +11,11 @@ from textual.containers import Horizontal
 
 from storage.rows import RunRow
 from tui.filter import Filter, compile_filter
+from tui.filter_terms import groupings
 from tui.keys import Situation, bindings
 from tui.messages import UNREADABLE, Snapshot, StoreState
 from tui.screens.control import ControlScreen
+from tui.screens.sorting import SortActions
 from tui.source import Interest
 from tui.widgets.filter_bar import FilterBar
 from tui.widgets.run_table import RunTable
@@ -39,7 +41,7 @@ def empty_lines(snapshot: Snapshot, home: str) -> list[TextLine]:
     return [[(head, "")], [], [(EMPTY[0], "muted")], [], [(f"    {EMPTY[1]}", "accent")], [], [(EMPTY[2], "muted")]]
 
 
-class RunsScreen(ControlScreen):
+class RunsScreen(SortActions, ControlScreen):
     """The table of runs."""
 
     SCOPE = "runs"
@@ -197,6 +199,24 @@ class RunsScreen(ControlScreen):
         self.bar.open(self.snapshot.fields)
         self.apply_filter()
 
+    def take_filter(self, text: str) -> None:
+        """Filter the runs."""
+        compile_filter(text, self.snapshot.fields)
+        self.bar.open(self.snapshot.fields, text)
+
+    def choices(self, name: str) -> Sequence[str]:
+        """Return what an action may take, for completion."""
+        fields = self.snapshot.fields
+        if name == "sort":
+            return [column.title for column in self.table.columns]
+        if name == "group_by":
+            return groupings(fields)
+        if name == "filter":
+            return [
+                f"{field}=" for field in ("status", "tags", "ablation", *groupings(fields), *sorted(fields.metrics))
+            ]
+        return super().choices(name)
+
     def do_back(self) -> None:
         """Leave the filter's field, then take the filter off, then the marks, then the groups."""
         if self.focused is not None and not self.filter.text and not self.bar.text:
@@ -244,19 +264,17 @@ class RunsScreen(ControlScreen):
 
         self.lab.push_screen(CompareScreen([run.id for run in self.table.marked(self.snapshot.runs)]))
 
-    def do_sort(self) -> None:
-        """Sort by the column under the cursor."""
-        self.table.sort_by(self.table.columns[self.table.column].key)
-
-    def do_reverse(self) -> None:
-        """Turn the order round."""
-        self.table.sort_by(self.table.sort_key or self.table.columns[self.table.column].key)
-
     def do_group_by(self) -> None:
         """Ask for a field, and group by it."""
         from tui.screens.grouping import ask_for_grouping
 
         ask_for_grouping(self.lab, self.table.group_name, self._group)
+
+    def take_group_by(self, text: str) -> None:
+        """Group by a field."""
+        from tui.screens.grouping import group_by
+
+        group_by(self.lab, text, self._group)
 
     def _group(self, name: str, value_of: Callable[[RunRow], object] | None) -> None:
         self.table.group_by(name, value_of)

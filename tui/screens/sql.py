@@ -18,7 +18,7 @@ from storage.sql import QueryResult, run_query
 from tui.format import fit, number
 from tui.keys import bindings
 from tui.messages import Snapshot
-from tui.screens.base import LabScreen
+from tui.screens.sorting import SortActions
 from tui.source import Interest
 from tui.theme import Palette
 from tui.widgets.column import Column, Piece
@@ -91,16 +91,18 @@ def _cell(value: Any) -> str:
     return str(value).replace("\n", " ")
 
 
-class SqlScreen(LabScreen):
+class SqlScreen(SortActions):
     """The field above, the answer below."""
 
     SCOPE = "sql"
     BINDINGS: ClassVar[list[BindingType]] = [*bindings("sql")]
 
-    def __init__(self) -> None:
+    def __init__(self, query: str = "") -> None:
+        """Show the console; with a query, ask that at once."""
         super().__init__()
         self.place = 0
         self.running = ""
+        self.first = query
 
     def body(self) -> ComposeResult:
         """Yield the field, what came of it, and the table."""
@@ -139,6 +141,9 @@ class SqlScreen(LabScreen):
         self.field.focus()
         outcome = "enter runs it, up and down go through history; only reading is possible"
         self.query_one("#outcome", TextBar).show((f" {outcome}", "muted"))
+        if self.first:
+            self.field.value = self.first
+            self.ask(self.first)
 
     def show_snapshot(self, snapshot: Snapshot) -> None:
         """Ask for nothing beside the lists."""
@@ -154,9 +159,13 @@ class SqlScreen(LabScreen):
             self.field.cursor_position = len(self.field.value)
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
-        """Run the query on a thread."""
+        """Run the query."""
         event.stop()
-        query = event.value.strip().rstrip(";")
+        self.ask(event.value)
+
+    def ask(self, text: str) -> None:
+        """Run a query on a thread, and keep it for later."""
+        query = text.strip().rstrip(";")
         if not query:
             return
         history = self.lab.settings.queries
@@ -192,15 +201,6 @@ class SqlScreen(LabScreen):
     def do_open(self) -> None:
         """Go back to the field."""
         self.field.focus()
-
-    def do_sort(self) -> None:
-        """Sort by the column under the cursor."""
-        if self.table.columns:
-            self.table.sort_by(self.table.columns[self.table.column].key)
-
-    def do_reverse(self) -> None:
-        """Turn the order round."""
-        self.do_sort()
 
     def do_back(self) -> None:
         """Leave the field, then the screen."""

@@ -49,8 +49,8 @@ class FilterBar(Horizontal):
         """What is typed."""
         return "" if self._field is None else self._field.value
 
-    def open(self, fields: Fields) -> None:
-        """Show the field and write in it."""
+    def open(self, fields: Fields, text: str | None = None) -> None:
+        """Show the field and write in it; with a text, put that into it and stay out of it."""
         self.fields = fields
         self.add_class("open")
         if self._field is None:
@@ -59,7 +59,10 @@ class FilterBar(Horizontal):
             hint = "words, or status=failed and d_state>8 and lr<1e-3, age<2h"
             self._field = Input(compact=True, placeholder=hint, select_on_focus=False)
             self.mount(self._field, before=0)
-        self._field.focus()
+        if text is None:
+            self._field.focus()
+        else:
+            self._field.value = text
 
     def close(self) -> None:
         """Hide the field and forget the filter."""

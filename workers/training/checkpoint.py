@@ -166,6 +166,8 @@ def read_checkpoint(folder: Path) -> Checkpoint:
 def check_identity(checkpoint: Checkpoint, spec: RunSpec) -> None:
     """Refuse a checkpoint that another run wrote, or that is past this run's last step.
 
+    A field that specs did not have when it was written counts as its default, which means what was done before.
+
     Raises:
         CheckpointError: names the fields that differ, or the steps.
     """
@@ -174,11 +176,20 @@ def check_identity(checkpoint: Checkpoint, spec: RunSpec) -> None:
             f"{checkpoint.folder}: is past this run's end: step {checkpoint.step}, train.steps {spec.train.steps}. "
             "Raise train.steps or start a new run."
         )
-    if checkpoint.state["identity"] != identity_hash(spec):
+    wanted = identity_hash(spec)
+    if wanted not in (checkpoint.state["identity"], _identity_today(checkpoint.state.get("spec"))):
         raise CheckpointError(
             f"{checkpoint.folder}: belongs to another spec ({_differences(checkpoint.state.get('spec'), spec)}). "
             "Start a new run, or accept the checkpoint explicitly."
         )
+
+
+def _identity_today(tree: object) -> str | None:
+    """Return the identity of a stored spec with the fields that it lacks; None where it is no spec any more."""
+    try:
+        return identity_hash(RunSpec.model_validate_json(json.dumps(tree)))
+    except ValueError:
+        return None
 
 
 def load_weights(model: nn.Module, folder: Path) -> None:

@@ -329,7 +329,7 @@ async def test_marked_runs_are_compared_in_groups_with_what_differs(store: HomeP
 
 async def test_sql_answers_refuses_to_write_and_remembers(store: HomePaths, drive: Drive) -> None:
     async with drive(store) as pilot:
-        await pilot.press("colon")
+        await pilot.press("Q")
         screen = at(pilot, SqlScreen)
         screen.field.value = "SELECT status, COUNT(*) AS n FROM v_runs GROUP BY status"
         await pilot.press("enter")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -159,6 +160,17 @@ def test_another_runs_checkpoint_is_refused_unless_accepted(execute: Execute, ma
         execute(other, folder=first.folder)
     accepted = execute(other, folder=first.folder, accept_other_spec=True)
     assert (accepted.result.resumed_from, accepted.result.step) == (4, 8)
+
+
+def test_a_checkpoint_from_before_a_field_was_added_is_accepted(execute: Execute, make_spec: MakeSpec) -> None:
+    first = execute(make_spec(steps=4))
+    file = first.folder / "checkpoints" / "step-000004" / "state.json"
+    state = json.loads(file.read_text())
+    del state["spec"]["model"]["dropout"]
+    file.write_text(json.dumps({**state, "identity": "of a spec without dropout"}))
+    assert execute(make_spec(steps=8), folder=first.folder).result.resumed_from == 4
+    with pytest.raises(CheckpointError, match="belongs to another spec"):
+        execute(make_spec(steps=8, dropout=0.5), folder=first.folder)
 
 
 @pytest.mark.parametrize(
