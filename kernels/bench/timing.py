@@ -18,6 +18,9 @@ FLUSH_BYTES = 256 * 2**20
 SLOW_MS = 100
 """Calls that take longer are sampled once."""
 
+LAUNCHES = 5
+"""How often launching is timed: the slowest counts, as a host with other work takes several times as long now and then."""
+
 MAX_FLUSHES = 32
 """Enough for launches that take 2 ms on the host; what takes longer is bound by its launches and measured as such."""
 
@@ -85,12 +88,17 @@ def peak_bytes(call: Call) -> int:
 
 def _flushes_that_cover(call: Call, flush: Tensor) -> int:
     """How often to write the flush buffer so that the GPU is still at it when the host has launched all of `call`."""
+    launched_ms = max(_launch_ms(call) for _ in range(LAUNCHES))
+    one_ms = _event_sample(flush.zero_, None)
+    return min(MAX_FLUSHES, 1 + math.ceil(2 * launched_ms / one_ms))
+
+
+def _launch_ms(call: Call) -> float:
     begin = time.perf_counter()
     call()
     launched_ms = (time.perf_counter() - begin) * 1e3
     torch.cuda.synchronize()
-    one_ms = _event_sample(flush.zero_, None)
-    return min(MAX_FLUSHES, 1 + math.ceil(1.5 * launched_ms / one_ms))
+    return launched_ms
 
 
 def _event_sample(call: Call, flush: Tensor | None, flushes: int = 1) -> float:
