@@ -117,7 +117,7 @@ def causal_conv1d_update(
 
 
 def _triton() -> ModuleType:
-    from kernels.causal_conv1d import triton_op
+    from kernels.causal_conv1d import triton_op, vmap  # noqa: F401 - the rule registers itself
 
     return triton_op
 

@@ -92,7 +92,7 @@ def _flags(bias: Maybe, initial_state: Maybe, reset: Maybe) -> dict[str, bool]:
 
 
 @torch.library.custom_op("mambalab::causal_conv1d", mutates_args=())
-def _causal_conv1d(
+def causal_conv1d_op(
     x: Tensor, weight: Tensor, bias: Maybe, initial_state: Maybe, reset: Maybe, silu: bool
 ) -> tuple[Tensor, Tensor]:
     y, final = _outputs(x, weight, bias, initial_state, reset, silu)
@@ -142,7 +142,7 @@ def _outputs(
     return y, torch.empty((batch, weight.shape[1] - 1, d), dtype=x.dtype, device=x.device)
 
 
-_causal_conv1d.register_fake(_outputs)
+causal_conv1d_op.register_fake(_outputs)
 
 
 @torch.library.custom_op("mambalab::causal_conv1d_backward", mutates_args=())
@@ -269,7 +269,7 @@ def _differentiate(ctx: Any, dy: Maybe, dfinal: Maybe) -> tuple[Maybe, ...]:
     return dx, dweight, None if bias is None else dbias, None if initial_state is None else dinitial, None, None
 
 
-_causal_conv1d.register_autograd(_differentiate, setup_context=_save)
+causal_conv1d_op.register_autograd(_differentiate, setup_context=_save)
 
 
 @torch.library.custom_op("mambalab::causal_conv1d_update", mutates_args=("state",))

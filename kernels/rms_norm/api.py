@@ -61,7 +61,7 @@ def rms_norm(
 
 
 def _triton() -> ModuleType:
-    from kernels.rms_norm import triton_op
+    from kernels.rms_norm import triton_op, vmap  # noqa: F401 - the rule registers itself
 
     return triton_op
 

@@ -57,23 +57,33 @@ def tiling(d: int, values_per_warp: int) -> Tiling:
     return Tiling(block_rows, block_d, min(16, max(1, block_rows * block_d // values_per_warp)))
 
 
+def _members(weight: Tensor) -> int:
+    """How many parts the rows have, each with a weight of its own: the first dimension of x and of a weight (members, d)."""
+    return len(weight) if weight.dim() > 1 else 1
+
+
+def _strides(weight: Tensor) -> tuple[int, int]:
+    return (weight.stride(0), weight.stride(1)) if weight.dim() > 1 else (0, weight.stride(0))
+
+
 def _writes_stream(x: Tensor, residual: Tensor | None) -> bool:
     return residual is not None or x.dtype != torch.float32
 
 
 @torch.library.custom_op("mambalab::rms_norm", mutates_args=())
-def _rms_norm(x: Tensor, weight: Tensor, residual: Tensor | None, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+def rms_norm_op(x: Tensor, weight: Tensor, residual: Tensor | None, eps: float) -> tuple[Tensor, Tensor, Tensor]:
     y, stream, rstd = _outputs(x, weight, residual, eps)
     d = x.shape[-1]
     flat = x.reshape(-1, d)
     added = flat if residual is None else residual.reshape(-1, d)
-    rows = flat.shape[0]
+    members = _members(weight)
+    rows = flat.shape[0] // members
     if rows == 0:
         return y, stream, rstd
     tile = tiling(d, FORWARD_VALUES)
     with on_device(x):
-        norm_forward[(triton.cdiv(rows, tile.block_rows),)](
-            flat, weight, added, y, stream, rstd, rows, d, eps, *flat.stride(), weight.stride(0), *added.stride(),
+        norm_forward[(triton.cdiv(rows, tile.block_rows), members)](
+            flat, weight, added, y, stream, rstd, rows, d, eps, *flat.stride(), *_strides(weight), *added.stride(),
             HAS_RESIDUAL=residual is not None, WRITE_STREAM=_writes_stream(x, residual),
             BLOCK_R=tile.block_rows, BLOCK_D=tile.block_d, num_warps=tile.warps,
         )  # fmt: skip
@@ -86,7 +96,7 @@ def _outputs(x: Tensor, weight: Tensor, residual: Tensor | None, eps: float) -> 
     return y, stream, torch.empty(x.shape[:-1], dtype=torch.float32, device=x.device)
 
 
-_rms_norm.register_fake(_outputs)
+rms_norm_op.register_fake(_outputs)
 
 
 @torch.library.custom_op("mambalab::rms_norm_backward", mutates_args=())
@@ -102,7 +112,8 @@ def _rms_norm_backward(
     dx, dresidual, dweight = _gradients(dy, dstream, stream, weight, rstd, x_dtype, separate)
     d = stream.shape[-1]
     flat = stream.reshape(-1, d)
-    rows = flat.shape[0]
+    members = _members(weight)
+    rows = flat.shape[0] // members
     if rows == 0:
         return dx, dresidual, dweight.zero_()
     of_y = flat if dy is None else dy.reshape(-1, d)
@@ -111,15 +122,15 @@ def _rms_norm_backward(
     stages = BACKWARD_STAGES if tile.block_rows * tile.block_d <= TILE else 1
     tiles = triton.cdiv(triton.cdiv(rows, tile.block_rows), BACKWARD_PROGRAMS)
     programs = triton.cdiv(rows, tile.block_rows * tiles)
-    partial = torch.empty((programs, 1, d), dtype=torch.float32, device=dx.device)
+    partial = torch.empty((programs, members, d), dtype=torch.float32, device=dx.device)
     with on_device(dx):
-        norm_backward[(programs,)](
+        norm_backward[(programs, members)](
             of_y, of_stream, flat, weight, rstd, dx, dresidual, partial, rows, d, tiles,
-            *of_y.stride(), *of_stream.stride(), *flat.stride(), weight.stride(0),
+            *of_y.stride(), *of_stream.stride(), *flat.stride(), *_strides(weight),
             HAS_DY=dy is not None, HAS_DSTREAM=dstream is not None, WRITE_DRESIDUAL=separate, STAGES=stages,
             BLOCK_R=tile.block_rows, BLOCK_D=tile.block_d, num_warps=tile.warps,
         )  # fmt: skip
-        sum_partials(partial, dweight[None])
+        sum_partials(partial, dweight.view(members, d))
     return dx, dresidual, dweight
 
 
@@ -164,4 +175,4 @@ def _differentiate(ctx: Any, dy: Tensor | None, dstream: Tensor | None, _: Tenso
     return dx, dweight, (dresidual if separate else dx).to(ctx.residual_dtype), None
 
 
-_rms_norm.register_autograd(_differentiate, setup_context=_save)
+rms_norm_op.register_autograd(_differentiate, setup_context=_save)

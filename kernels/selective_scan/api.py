@@ -102,7 +102,7 @@ def selective_scan(
 
 
 def _triton() -> ModuleType:
-    from kernels.selective_scan import triton_op
+    from kernels.selective_scan import triton_op, vmap  # noqa: F401 - the rule registers itself
 
     return triton_op
 

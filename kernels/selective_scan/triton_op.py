@@ -55,7 +55,7 @@ def selective_scan_triton(
     reset: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return y and the final state; see `selective_scan`. Arguments are taken as checked and not refused."""
-    B, C = _same_groups(_state_input(B), _state_input(C))
+    B, C = same_groups(_state_input(B), _state_input(C))
     dt = dt.float() if dt.dim() == 1 else dt
     D, dt_bias, initial_state = (
         None if values is None else values.float().contiguous() for values in (D, dt_bias, initial_state)
@@ -73,7 +73,7 @@ def _state_input(values: Tensor) -> Tensor:
     return values.float().contiguous() if values.dim() == 2 else values
 
 
-def _same_groups(B: Tensor, C: Tensor) -> tuple[Tensor, Tensor]:
+def same_groups(B: Tensor, C: Tensor) -> tuple[Tensor, Tensor]:
     """Repeat groups so that B and C have as many, where both have more than one."""
     if B.dim() != 4 or C.dim() != 4 or B.shape[2] == C.shape[2]:
         return B, C
