@@ -21,6 +21,7 @@ from storage.errors import StorageError
 from storage.home import HomePaths
 from tui.messages import (
     UNREADABLE,
+    ClusterRead,
     ControlDone,
     CurvesRead,
     DetailRead,
@@ -86,7 +87,7 @@ class MambaLab(App[None]):
         self.parameters: dict[str, float] = {}
         self._frozen = False
         self._too_small = False
-        self.source = StoreSource(paths, self._post)
+        self.source = StoreSource(paths, self._post, now=now)
         for theme in THEMES:
             self.register_theme(theme)
         self.theme = (
@@ -209,6 +210,11 @@ class MambaLab(App[None]):
         """Hand on."""
         for screen in self._showing("show_detail"):
             screen.show_detail(message.detail)
+
+    def on_cluster_read(self, message: ClusterRead) -> None:
+        """Hand on."""
+        for screen in self._showing("show_cluster"):
+            screen.show_cluster(message.row, message.pid)
 
     def on_curves_read(self, message: CurvesRead) -> None:
         """Hand on."""

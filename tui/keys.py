@@ -34,10 +34,11 @@ from tui.situation import (
 
 __all__ = ["ACTIONS", "KEY_NAMES", "Action", "Situation", "actions", "bindings", "key_label"]
 
-LISTS = ("runs", "ablations", "ablation", "run", "compare", "sql")
-WITH_RUNS = ("runs", "ablation", "run")
+LISTS = ("runs", "ablations", "ablation", "run", "compare", "sql", "cluster")
+WITH_RUNS = ("runs", "ablation", "run", "cluster")
 EVERYWHERE = (*LISTS, "help")
 CURVES = ("run", "compare")
+ELSEWHERE = ("runs", "run", "ablations", "ablation", "compare")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +102,7 @@ ACTIONS: tuple[Action, ...] = (
     _action("group_by", "b", "group by", "Group by a key of the configuration, an axis or another field; nothing ends it",
             ("runs",), "List", footer=True, argument="[FIELD]"),
     _action("archived", "Z", "archived", "Show or hide archived runs", ("runs",), "List"),
-    _action("ablation", "o", "ablation", "Open the run's ablation", ("runs", "run"), "List", enabled=has_ablation,
+    _action("ablation", "o", "ablation", "Open the run's ablation", ("runs", "run", "cluster"), "List", enabled=has_ablation,
             footer=True),
     _action("curves", "1", "curves", "Tab: the metrics as curves", ("run",), "Tabs"),
     _action("config", "2", "config", "Tab: what the run computes", ("run",), "Tabs"),
@@ -155,7 +156,9 @@ ACTIONS: tuple[Action, ...] = (
             "Control"),
     _action("ablations", "a", "ablations", "All ablations", ("runs", "run", "compare", "ablation"), "Go",
             footer=True, argument="[NAME]"),
-    _action("sql", "Q", "SQL", "Ask the store in SQL", ("runs", "run", "ablations", "ablation", "compare"), "Go", argument="[QUERY]"),
+    _action("cluster", "w", "cluster", "Machines and GPUs with who holds them, and why the queue waits", ELSEWHERE, "Go",
+            footer=True),
+    _action("sql", "Q", "SQL", "Ask the store in SQL", (*ELSEWHERE, "cluster"), "Go", argument="[QUERY]"),
     _action("command", "colon", "command", "Call an action by its name: filter status=failed, sort age, open ID", LISTS, "Go"),
     _action("commands", "at", "commands", "What was done, as commands", LISTS, "Go"),
     _action("theme", "T", "theme", "Light or dark", EVERYWHERE, "Go", argument="[dark|light]"),

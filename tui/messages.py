@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from textual.message import Message
 
+from storage.cluster import ClusterRow, Standing
 from storage.rows import (
     AblationRow,
     AttemptRow,
@@ -46,7 +47,8 @@ class Snapshot:
     """The store's runs and ablations at one moment.
 
     `complete` is False while only the newest runs are read. While the store is locked, the last answer stays.
-    `controller` is None where nobody can tell. `counts` are the runs by status.
+    `controller` is None where nobody can tell. `standing` is how controller and cluster are. `counts` are the runs by
+    status.
     """
 
     state: StoreState = StoreState.LOADING
@@ -57,6 +59,7 @@ class Snapshot:
     controller: bool | None = None
     fields: Fields = field(default_factory=Fields)
     counts: Mapping[str, int] = field(default_factory=dict)
+    standing: Standing | None = None
 
     @property
     def unfinished(self) -> int:
@@ -106,6 +109,18 @@ class DetailRead(Message):
     def can_replace(self, message: Message) -> bool:
         """Only the newest answer counts."""
         return isinstance(message, DetailRead)
+
+
+@dataclass
+class ClusterRead(Message):
+    """What the controller last said of its cluster, and the process of the living one."""
+
+    row: ClusterRow | None
+    pid: int | None
+
+    def can_replace(self, message: Message) -> bool:
+        """Only the newest answer counts."""
+        return isinstance(message, ClusterRead)
 
 
 @dataclass

@@ -14,15 +14,16 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from textual.message import Message
 
+from storage.cluster import ClusterRow, standing
 from storage.errors import NotFound, SchemaTooNew, SchemaTooOld, StorageError, StoreLocked, StoreMissing
 from storage.home import HomePaths
 from storage.queries import Reader
 from storage.rows import AblationRow
-from tui.messages import Detail, DetailRead, LogRead, ParametersRead, Snapshot, StoreChanged, StoreState
+from tui.messages import ClusterRead, Detail, DetailRead, LogRead, ParametersRead, Snapshot, StoreChanged, StoreState
 from tui.run_list import RunList, newest_event
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class Interest:
     """What the screen in front needs beside the lists.
 
     `detail` a run in full, `curves` runs whose metrics are drawn, `log` an attempt's output, `sparks` (run, metric) pairs,
-    `parameters` runs whose number of parameters is asked for.
+    `parameters` runs whose number of parameters is asked for, `cluster` what the controller says of its cluster.
     """
 
     detail: str | None = None
@@ -52,10 +53,11 @@ class Interest:
     log: tuple[str, int] | None = None
     sparks: tuple[tuple[str, str], ...] = ()
     parameters: tuple[str, ...] = ()
+    cluster: bool = False
 
 
-def controller_alive(paths: HomePaths) -> bool:
-    """Tell whether the process that the controller's note names is there. Its lock is left alone on purpose.
+def living_controller(paths: HomePaths) -> int | None:
+    """Return the process that the controller's note names, where it is there. Its lock is left alone on purpose.
 
     Taking the lock for a moment, even shared, could make a controller that starts just then give up.
     """
@@ -63,16 +65,19 @@ def controller_alive(paths: HomePaths) -> bool:
         pid = int(json.loads(paths.controller_json.read_text(encoding="utf-8"))["pid"])
         os.kill(pid, 0)
     except (OSError, ValueError, KeyError, TypeError):
-        return False
-    return True
+        return None
+    return pid
 
 
 class StoreSource:
     """The thread. `watch` says what to read, `stop` ends it; what it finds goes to `post`."""
 
-    def __init__(self, paths: HomePaths, post: Callable[[Message], object]) -> None:
+    def __init__(
+        self, paths: HomePaths, post: Callable[[Message], object], *, now: Callable[[], float] = time.time
+    ) -> None:
         self.paths = paths
         self.post = post
+        self.now = now
         self.snapshot = Snapshot()
         self._reader: Reader | None = None
         self._file: tuple[int, int] | None = None
@@ -91,8 +96,10 @@ class StoreSource:
         self._ablations_at = 0.0
         self._lag = False
         self._ablations: tuple[AblationRow, ...] = ()
-        self._alive = False
+        self._pid: int | None = None
         self._alive_at = 0.0
+        self._cluster: ClusterRow | None = None
+        self._told: tuple[ClusterRow | None, int | None] | None = None
         self._thread = threading.Thread(target=self._loop, name="store-source", daemon=True)
 
     def start(self) -> None:
@@ -165,7 +172,7 @@ class StoreSource:
         if changed or self._full_wanted or self._lag:
             self._read_lists(self._reader)
         elif self.snapshot.state is StoreState.LOCKED or self._controller_changed():
-            self._publish(replace(self.snapshot, state=self._state(), message="", controller=self._alive))
+            self._publish(replace(self.snapshot, state=self._state(), message="", **self._control()))
         self._serve(self._reader, interest, changed=changed)
 
     def _reopen_where_replaced(self) -> None:
@@ -176,14 +183,13 @@ class StoreSource:
                 self._close()
 
     def _first_read(self, reader: Reader) -> None:
-        self._alive = controller_alive(self.paths)
+        self._pid = living_controller(self.paths)
         self._alive_at = time.monotonic()
+        self._cluster = reader.cluster()
         newest = reader.runs(limit=FIRST_RUNS, include_archived=self._archived)
         self._ablations = tuple(reader.ablations()) if len(newest) < FIRST_RUNS else ()
         if len(newest) == FIRST_RUNS:
-            self._publish(
-                Snapshot(StoreState.READY, "", tuple(newest), controller=self._alive, counts=reader.count_runs())
-            )
+            self._publish(Snapshot(StoreState.READY, "", tuple(newest), counts=reader.count_runs(), **self._control()))
             self._painted.wait(PAINT_S)
         self._list.last_event = newest_event(reader)
         self._full_wanted = True
@@ -199,11 +205,12 @@ class StoreSource:
         if not self._lag:
             self._ablations = tuple(reader.ablations(include_archived=self._archived))
             self._ablations_at = now
+        self._cluster = reader.cluster()
         self._controller_changed()
         runs = list(self._list.rows.values())
         state = StoreState.READY if runs or self._ablations else StoreState.EMPTY
-        self._publish(Snapshot(state, "", tuple(runs), self._ablations, complete=True, controller=self._alive,
-                               fields=self._list.fields, counts=Counter(run.status for run in runs)))  # fmt: skip
+        self._publish(Snapshot(state, "", tuple(runs), self._ablations, complete=True, fields=self._list.fields,
+                               counts=Counter(run.status for run in runs), **self._control()))  # fmt: skip
 
     def _state(self) -> StoreState:
         return StoreState.READY if self._list.rows or self._ablations else StoreState.EMPTY
@@ -213,8 +220,12 @@ class StoreSource:
         if now - self._alive_at < 1.0:
             return False
         self._alive_at = now
-        before, self._alive = self._alive, controller_alive(self.paths)
-        return before != self._alive
+        self._pid = living_controller(self.paths)
+        return self._control() != {"controller": self.snapshot.controller, "standing": self.snapshot.standing}
+
+    def _control(self) -> dict[str, Any]:
+        """Return how controller and cluster are, for a snapshot."""
+        return {"controller": self._pid is not None, "standing": standing(self._cluster, self._pid, self.now())[0]}
 
     def _publish(self, snapshot: Snapshot) -> None:
         if snapshot != self.snapshot:
@@ -225,6 +236,10 @@ class StoreSource:
         before, self._served = self._served, interest
         if interest.detail and (changed or interest.detail != before.detail):
             self._read_detail(reader, interest.detail)
+        told = (self._cluster, self._pid)
+        if interest.cluster and (not before.cluster or told != self._told):
+            self._told = told
+            self.post(ClusterRead(*told))
         if interest.parameters and interest.parameters != before.parameters:
             self.post(ParametersRead({run_id: parameters_of(reader, run_id) for run_id in interest.parameters}))
         if (interest.curves or interest.sparks) and (changed or interest != before):

@@ -6,6 +6,7 @@ import sqlite3
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,12 @@ import pytest
 from textual.pilot import Pilot
 from textual.widgets import Input
 
+from storage.cluster import ClusterRow, Holding, Machine, Phase, Waiting
 from storage.home import HomePaths
+from storage.queries import Reader
 from storage.records import RecordBatch
 from storage.repository import Repository
+from storage.sample import NOW
 from tui.app import MambaLab, make_app
 
 Compare = Callable[..., bool]
@@ -167,6 +171,71 @@ def busy_gpu(paths: HomePaths) -> None:
             assert repository.record(attempt.run_id, attempt.number, batch)
 
 
+CLUSTER: dict[str, tuple[tuple[int, int], dict[str, Any], tuple[str, ...]]] = {
+    "80x24": (SMALL, {}, ()),
+    "120x40": (MIDDLE, {}, ()),
+    "200x60": (LARGE, {}, ()),
+    "light": (MIDDLE, {}, ("T",)),
+    "light-80x24": (SMALL, {}, ("T",)),
+    "cpu-only": (MIDDLE, {"gpus": 0}, ()),
+    "head-down": (MIDDLE, {"machines": (), "told": "the Ray head does not answer"}, ()),
+    "silent": (SMALL, {"at": NOW - 75.0}, ()),
+    "starting": (SMALL, {"phase": Phase.STARTING, "told": "starts a Ray head", "machines": (), "waiting": ()}, ()),
+    "ended": (SMALL, {"pid": None, "phase": Phase.ENDED, "told": "it was asked to", "machines": ()}, ()),
+    "vanished": (MIDDLE, {"pid": None}, ()),
+}
+
+
+@pytest.mark.parametrize("name", CLUSTER)
+def test_the_cluster(
+    name: str, snap_compare: Compare, store: HomePaths, now: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size, changes, keys = CLUSTER[name]
+    pid = changes.get("pid", 4242)
+    monkeypatch.setattr("tui.source.living_controller", lambda _paths: pid)
+    busy_gpu(store)
+    with Repository(store) as repository:
+        repository.set_cluster(cluster_row(store, **{key: value for key, value in changes.items() if key != "pid"}))
+    wanted = steps(sparks, "w", *keys, lambda app: app.screen._told, without_notices)  # type: ignore[attr-defined]
+    assert snap_compare(still(store, now), terminal_size=size, run_before=wanted)
+
+
+def cluster_row(paths: HomePaths, *, gpus: int = 4, **changes: Any) -> ClusterRow:
+    """Return what a controller says that has the sample's runs at work on one machine and another one idle."""
+    with Reader(paths) as reader:
+        running = [run.id for run in reader.runs(statuses=["running"])]
+        queued = [run.id for run in reader.runs(statuses=["queued"])][::-1]
+    shares = ((0.5, (0,)), (0.5, (0,)), (1.0, (1,)), (2.0, (2, 3)))
+    held = tuple(
+        Holding(run, 1 + (place == 2), 2.0, share if gpus else 0.0, devices if gpus else ())
+        for place, (run, (share, devices)) in enumerate(zip(running, shares, strict=False))
+    )
+    whys = ["asks for 2 GPUs, 0 free", "asks for 12 CPUs, 8 free"] + ["keeps room for larger runs before it"] * 20
+    waiting = [Waiting(run, why) for run, why in zip(queued, whys, strict=False)]
+    waiting[-1] = Waiting(waiting[-1].run_id, "pauses before its next attempt", NOW + 42.0)
+    controller = {"pid": 4242, "host": "gpubox", "executor": "ray", "address": "",
+                  "cluster": {"address": "127.0.0.1:41371"}, "started_at": NOW - 7530.0}  # fmt: skip
+    machines = (Machine("a1", "gpubox 127.0.0.1", 16.0, gpus, held), Machine("b2", "cpubox 10.0.0.2", 8.0, 0))
+    row = ClusterRow(NOW - 1.0, controller, Phase.WORKING, "", machines, tuple(waiting), len(queued))
+    return replace(row, **changes)
+
+
+def test_the_cluster_before_any_controller(snap_compare: Compare, store: HomePaths, now: Clock) -> None:
+    wanted = steps("w", lambda app: app.screen._told, without_notices)  # type: ignore[attr-defined]
+    assert snap_compare(still(store, now), terminal_size=SMALL, run_before=wanted)
+
+
+def test_the_cluster_without_colour(
+    snap_compare: Compare, store: HomePaths, now: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setattr("tui.source.living_controller", lambda _paths: 4242)
+    with Repository(store) as repository:
+        repository.set_cluster(cluster_row(store))
+    wanted = steps(sparks, "w", lambda app: app.screen._told, without_notices)  # type: ignore[attr-defined]
+    assert snap_compare(still(store, now), terminal_size=MIDDLE, run_before=wanted)
+
+
 def still(paths: HomePaths, now: Clock) -> MambaLab:
     """Return the application with a clock that stands."""
     return make_app(paths, now=now)
@@ -207,7 +276,6 @@ def test_a_locked_store_keeps_the_last_answer(
     snap_compare: Compare, store: HomePaths, now: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from storage.errors import StoreLocked
-    from storage.queries import Reader
 
     def lock(_app: MambaLab) -> bool:
         def locked(_reader: Reader) -> int:

@@ -278,6 +278,12 @@ class LabScreen(Screen[None]):
 
         self.lab.push_screen(AblationsScreen())
 
+    def do_cluster(self) -> None:
+        """Show machines, GPUs and the queue."""
+        from tui.screens.cluster import ClusterScreen
+
+        self.lab.push_screen(ClusterScreen())
+
     def do_sql(self) -> None:
         """Show the SQL console."""
         from tui.screens.sql import SqlScreen

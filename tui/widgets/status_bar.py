@@ -10,6 +10,7 @@ from textual.message import Message
 from textual.strip import Strip
 from textual.widget import Widget
 
+from storage.cluster import Standing
 from tui.format import fit
 from tui.keys import Action, Situation, key_label
 from tui.messages import Snapshot, StoreState
@@ -27,6 +28,9 @@ STORE_WORDS = {
 }
 
 
+TROUBLE = {Standing.DOWN: "cluster down", Standing.SILENT: "controller silent"}
+
+
 def store_words(snapshot: Snapshot, palette: Palette) -> tuple[str, str]:
     """Return how the store is in a few words, and their colour."""
     if snapshot.state is not StoreState.READY:
@@ -35,6 +39,10 @@ def store_words(snapshot: Snapshot, palette: Palette) -> tuple[str, str]:
     waiting = snapshot.unfinished
     if waiting and snapshot.controller is False:
         return f"! no controller, {waiting} wait", palette.bad
+    if waiting and snapshot.standing in TROUBLE:
+        return f"! {TROUBLE[snapshot.standing]}, {waiting} wait", palette.bad
+    if waiting and snapshot.standing is Standing.STARTING:
+        return "◌ starting", palette.accent
     return ("● live", palette.good) if waiting else ("○ idle", palette.muted)
 
 
@@ -52,7 +60,7 @@ class TopBar(Widget):
 
     def show(self, crumbs: Sequence[str], snapshot: Snapshot, note: str = "") -> None:
         """Show these words."""
-        state = (list(crumbs), note, snapshot.state, snapshot.counts, snapshot.controller)
+        state = (list(crumbs), note, snapshot.state, snapshot.counts, snapshot.controller, snapshot.standing)
         if state != self._state:
             self.crumbs, self.snapshot, self.note, self._state = crumbs, snapshot, note, state
             self.refresh()

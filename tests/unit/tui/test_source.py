@@ -26,7 +26,7 @@ from tui import run_list, source
 from tui.log_tail import LogTail, clean
 from tui.messages import CurvesRead, DetailRead, LogRead, ParametersRead, SparksRead, StoreChanged, StoreState
 from tui.run_list import newest_event
-from tui.source import Interest, StoreSource, controller_alive
+from tui.source import Interest, StoreSource, living_controller
 
 Kind = TypeVar("Kind", bound=Message)
 PROVENANCE = NewProvenance(command="mambalab run", directory="/", hostname="here", python="3.11")
@@ -310,13 +310,13 @@ def test_the_newest_event_is_found_by_a_few_probes(store: HomePaths) -> None:
 
 
 def test_the_controller_is_alive_as_long_as_its_process_is(store: HomePaths) -> None:
-    assert not controller_alive(store)
+    assert not living_controller(store)
     store.controller_json.write_text(json.dumps({"pid": os.getpid()}))
-    assert controller_alive(store)
+    assert living_controller(store) == os.getpid()
     store.controller_json.write_text(json.dumps({"pid": 2**22 + 1}))
-    assert not controller_alive(store)
+    assert not living_controller(store)
     store.controller_json.write_text("{")
-    assert not controller_alive(store)
+    assert not living_controller(store)
 
 
 def test_a_log_is_followed_line_by_line(store: HomePaths, watch: Watch) -> None:
