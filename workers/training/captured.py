@@ -22,14 +22,11 @@ from workers.specs import TrainSpec
 from workers.training.context import JSON, MetricSink
 from workers.training.errors import CaptureError
 from workers.training.precision import Placement
-from workers.training.update import EagerStepper, Stepper, Update
+from workers.training.update import LARGE_STEP, EagerStepper, Stepper, Update
 from workers.training.window import Window
 
 WARM_UP = 3  # eager steps before the first recording; the last of them is watched
 MOST_STEPS = 16  # recorded into one graph: the gap between two replays is then below a percent of a tiny model's steps
-LARGE_STEP = (
-    1e12  # floating-point operations: above some milliseconds a step there is nothing to win, and stops would wait
-)
 
 
 class Replay(Protocol):
@@ -250,7 +247,10 @@ def build_stepper(
 
 
 def steps_per_replay(log_every: int, operations: float) -> int:
-    """Return how many steps a graph should hold: a divisor of `log_every` near 16 where there is one; 1 for large steps."""
+    """Return how many steps a graph should hold: a divisor of `log_every` near 16 where there is one; 1 for large steps.
+
+    In these there is nothing to win, and a stop would wait for all of them.
+    """
     if operations > LARGE_STEP:
         return 1
     best = max(steps for steps in range(1, MOST_STEPS + 1) if log_every % steps == 0)

@@ -149,9 +149,9 @@ class TrainingLoop:
     def _stepper(self) -> Stepper:
         spec, placement = self.spec, self.placement
         update = RunUpdate(spec, task=self.task, model=self.model, optimizer=self.optimizer, placement=placement)
-        parameters = sum(parameter.numel() for parameter in self.model.parameters())
-        operations = 6.0 * parameters * spec.train.batch_size * self.task.seqlen
-        return build_stepper(update, self._window, spec.train, placement, self.context.sink, operations=operations)
+        return build_stepper(
+            update, self._window, spec.train, placement, self.context.sink, operations=update.operations
+        )
 
     def _take_note(self, steps: int) -> None:
         """Take note of steps that were asked for, and cut a row where one is due.

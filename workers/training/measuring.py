@@ -55,7 +55,7 @@ class Rig:
         self.tokens = spec.train.batch_size * self.task.seqlen
         self.parameters = sum(parameter.numel() for parameter in self.model.parameters())
         self._stepper = build_stepper(
-            update, self._window, spec.train, placement, self._sink, operations=6.0 * self.parameters * self.tokens
+            update, self._window, spec.train, placement, self._sink, operations=update.operations
         )
         self._step = 0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,12 +21,21 @@ def build_optimizer(model: nn.Module, train: TrainSpec) -> torch.optim.AdamW:
     may carry `max_lr`: `StepRates`, which sets the rates, never exceeds that. The fused form updates all tensors of a
     group in one call (on CPUs five times faster than the foreach form at the size of the synthetic tasks).
     """
-    groups = parameter_groups(model, train.weight_decay)
+    groups = _merged(parameter_groups(model, train.weight_decay))
     lr = learning_rate(train, 1)
     on_gpu = any(parameter.is_cuda for group in groups for parameter in group["params"])
     return torch.optim.AdamW(
         groups, lr=lr, betas=(train.beta1, train.beta2), weight_decay=0.0, fused=True, capturable=on_gpu
     )
+
+
+def _merged(groups: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return groups that differ in nothing as one, so that one call updates them: without decay, those with and without."""
+    merged: dict[tuple[float, float | None], dict[str, Any]] = {}
+    for group in groups:
+        alike = merged.setdefault((group["weight_decay"], group.get("max_lr")), {**group, "params": []})
+        alike["params"].extend(group["params"])
+    return list(merged.values())
 
 
 def clip_gradients(parameters: Iterable[Tensor], limit: float) -> Tensor:

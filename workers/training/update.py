@@ -13,10 +13,11 @@ its outcome there, so that it can run as it stands or be captured into a CUDA gr
 
 from __future__ import annotations
 
+import contextlib
 import operator
 from collections.abc import Hashable, Sequence
 from functools import reduce
-from typing import Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -24,11 +25,17 @@ from torch.nn import functional as F
 
 from workers.specs import RunSpec
 from workers.tasks import IGNORE, Batch, Curriculum, Task
+from workers.training.beside import Beside
 from workers.training.determinism import derive_seed
 from workers.training.optim import StepRates, clip_gradients
 from workers.training.precision import Placement
+from workers.training.projections import Projections
 from workers.training.schedule import learning_rate
 from workers.training.window import Window
+
+LARGE_STEP = (
+    1e12  # floating-point operations; above, a step takes some milliseconds, and what lies between kernels nothing
+)
 
 
 class Update(Protocol):
@@ -50,10 +57,10 @@ class Update(Protocol):
     def prepare(self, step: int, slot: int) -> None:
         """Make a slot ready for a step: the host's half, done anew before each time that the device's half runs."""
 
-    def draw(self, slot: int) -> Batch:
-        """Return the batch of a slot's step, (*members, batch, seqlen) each; it does not depend on the model."""
+    def draw(self, slot: int) -> Any:
+        """Return what `compute` takes of a slot's step: all that does not depend on the model."""
 
-    def compute(self, batch: Batch, slot: int, *, measure: bool) -> Tensor:
+    def compute(self, batch: Any, slot: int, *, measure: bool) -> Tensor:
         """Do the update on the device; return fp32 (3, *members): loss, norm before clipping, accuracy if measured."""
 
     def stage(self, step: int) -> Hashable:
@@ -90,7 +97,10 @@ class EagerStepper:
 
 
 class RunUpdate:
-    """The update of one run: its own data stream, micro-batches, clipping and AdamW."""
+    """The update of one run: its own data stream, micro-batches, clipping and AdamW.
+
+    `operations` is about how many floating-point operations a step takes.
+    """
 
     members: tuple[int, ...] = ()
 
@@ -106,6 +116,14 @@ class RunUpdate:
         self._spec, self._task, self._model = spec, task, model
         self._optimizer, self._placement = optimizer, placement
         self._parameters = list(model.parameters())
+        tokens = spec.train.batch_size * task.seqlen
+        self.operations = 6.0 * tokens * sum(parameter.numel() for parameter in self._parameters)
+        self._beside: Beside | None = None
+        self._projections: Projections | None = None
+        if placement.device.type == "cuda":
+            if spec.train.accumulate == 1 and self.operations <= LARGE_STEP:
+                self._beside = Beside(placement.device)
+            self._projections = Projections(model, placement.device, self._beside)
         self._rates = StepRates(optimizer, placement.device)
         self._progress: list[float] = []
         self._generators: list[torch.Generator] = []
@@ -128,26 +146,36 @@ class RunUpdate:
         self._progress[slot] = (step - 1) / train.steps
         self._rates.set(slot, learning_rate(train, step))
 
-    def draw(self, slot: int) -> Batch:
+    def draw(self, slot: int) -> _Drawn:
         """Return the whole batch, which depends on the run's seed and the step alone, and on `steps` in a curriculum."""
         size, device, generator = self._spec.train.batch_size, self._placement.device, self._generators[slot]
         if isinstance(self._task, Curriculum):
-            return self._task.sample_at(generator, size, device, self._progress[slot])
-        return self._task.sample(generator, size, device)
-
-    def compute(self, batch: Batch, slot: int, *, measure: bool) -> Tensor:
-        """Do the update, in micro-batches where the spec asks for them."""
-        train = self._spec.train
+            batch = self._task.sample_at(generator, size, device, self._progress[slot])
+        else:
+            batch = self._task.sample(generator, size, device)
         supervised = (batch.targets != IGNORE).sum()
+        return _Drawn(batch, supervised, supervised.float().reciprocal())
+
+    def compute(self, batch: _Drawn, slot: int, *, measure: bool) -> Tensor:
+        """Do the update, in micro-batches where the spec asks for them."""
+        limit = self._spec.train.clip_grad_norm
         self._optimizer.zero_grad(set_to_none=True)
-        parts = [self._add_gradients(part, supervised, measure=measure) for part in batch.cut(train.accumulate)]
-        loss = reduce(operator.add, (share for share, _ in parts))
-        norm = clip_gradients(self._parameters, train.clip_grad_norm)
+        with contextlib.nullcontext() if self._projections is None else self._projections.step():
+            parts = [
+                self._add_gradients(part, batch.weight, measure=measure)
+                for part in batch.whole.cut(self._spec.train.accumulate)
+            ]
+        # a norm that nothing is clipped by is not waited for
+        with contextlib.nullcontext() if limit or self._beside is None else self._beside.fork():
+            norm = clip_gradients(self._parameters, limit)
         self._rates.bind(slot)
         self._optimizer.step()
+        loss = reduce(operator.add, (total for total, _ in parts)) / batch.supervised
+        if self._beside is not None:
+            self._beside.join()
         if not measure:
             return torch.stack((loss, norm, norm))
-        return torch.stack((loss, norm, reduce(operator.add, (hits for _, hits in parts)) / supervised))
+        return torch.stack((loss, norm, reduce(operator.add, (hits for _, hits in parts)) / batch.supervised))
 
     def stage(self, step: int) -> Hashable:
         """Return the curriculum's stage at a step; a task without a curriculum has one stage."""
@@ -157,17 +185,29 @@ class RunUpdate:
         """Nothing is known to stand in the way."""
         return ""
 
-    def _add_gradients(self, part: Batch, supervised: Tensor, *, measure: bool) -> tuple[Tensor, Tensor]:
-        """Add a micro-batch's gradients; return its share of the step's loss and, where measured, how many are right.
+    def _add_gradients(self, part: Batch, weight: Tensor, *, measure: bool) -> tuple[Tensor, Tensor]:
+        """Add a micro-batch's gradients; return the sum of its losses and, where measured, how many are right.
 
-        A share is the sum over the micro-batch's supervised positions by the number of those of the whole step, so
-        that every position counts alike, wherever the cuts are. All that the pass held is free on return.
+        Each of its supervised positions weighs as much as those of the whole step do, so that all count alike wherever
+        the cuts are. All that the pass held is free on return.
         """
         targets = part.targets.flatten()
-        with self._placement.autocast():
+        with (
+            self._placement.autocast(),
+            contextlib.nullcontext() if self._projections is None else self._projections.forward(),
+        ):
             logits = self._model(part.inputs).flatten(0, 1)
-        share = F.cross_entropy(logits.float(), targets, ignore_index=IGNORE, reduction="sum") / supervised
-        torch.autograd.backward(share)
-        share = share.detach()
+        # the mean's own kernel goes through the positions in one block
+        total = F.cross_entropy(logits.float(), targets, ignore_index=IGNORE, reduction="none").sum()
+        torch.autograd.backward(total, weight)
+        total = total.detach()
         # IGNORE is no token: such positions are never right
-        return share, (logits.detach().argmax(-1) == targets).sum() if measure else share
+        return total, (logits.detach().argmax(-1) == targets).sum() if measure else total
+
+
+class _Drawn(NamedTuple):
+    """A whole batch, how many of its positions are supervised, and what each of these weighs in the mean."""
+
+    whole: Batch
+    supervised: Tensor
+    weight: Tensor

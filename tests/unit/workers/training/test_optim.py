@@ -61,3 +61,11 @@ def test_clipping_scales_all_gradients_by_their_global_norm(limit: float, scale:
     assert norm.item() == pytest.approx(math.hypot(3, 4))
     assert parameters[0].grad[0].item() == pytest.approx(3 * scale, rel=1e-5)
     assert parameters[1].grad.item() == pytest.approx(4 * scale, rel=1e-5)
+
+
+@pytest.mark.parametrize(("decay", "groups"), [(0.0, 1), (0.1, 2)])
+def test_groups_that_differ_in_nothing_are_one(decay: float, groups: int) -> None:
+    model = build_model(ModelSpec(d_model=8), 6)
+    optimizer = build_optimizer(model, TrainSpec(weight_decay=decay))
+    assert len(optimizer.param_groups) == groups
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(list(model.parameters()))

@@ -60,7 +60,7 @@ def test_a_step_s_batch_depends_on_the_seed_and_the_step_alone(make_spec: MakeSp
     update.prepare(5, 1)
     generator = torch.Generator().manual_seed(derive_seed(7, "data", 5))
     expected = build_task(spec.task).sample(generator, spec.train.batch_size, CPU)
-    drawn = update.draw(1)
+    drawn = update.draw(1).whole
     assert torch.equal(drawn.inputs, expected.inputs)
     assert torch.equal(drawn.targets, expected.targets)
 
