@@ -83,6 +83,9 @@ class TrainSpec(Spec):
     eval_lengths: tuple[int, ...] = Field(
         (), description="other lengths to evaluate at once training has ended, as valid/accuracy@L and valid/loss@L"
     )
+    probe_every: int = Field(
+        0, ge=0, description="steps between looks inside the S6 layers (dt, memory, state, gate), as probe/...; 0: none"
+    )
     checkpoint_every: int = Field(0, ge=0, description="0: only at the end")
     keep_checkpoints: int = Field(2, ge=1)
     stop_at: float | None = Field(None, description="end early once the evaluated stop_metric reaches this value")

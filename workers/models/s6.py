@@ -106,6 +106,10 @@ class S6(Inner):
         real = -torch.exp(self.A_log)
         return real if self.A_imag is None else torch.complex(real, self.A_imag)
 
+    def step_sizes(self, x: Tensor) -> Tensor:
+        """Return dt after its bias and softplus for x (batch, seqlen, d_inner): the same shape, or constant (d_inner,)."""
+        return F.softplus(self._project(x)[0].to(self.dt_bias.dtype) + self.dt_bias)
+
     def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return dt before its bias and softplus, B and C: of the input where selective, else constant."""
         parts = (x, x, x) if self.x_proj is None else self.x_proj(x).split(self.widths, dim=-1)

@@ -11,7 +11,8 @@ from typing import Any
 
 from workers.errors import CheckpointError, SpecError
 from workers.specs import RunSpec, flatten
-from workers.training.checkpoint import STATE_FILE, Checkpoint, identity_hash
+from workers.training.checkpoint import STATE_FILE, Checkpoint
+from workers.training.identity import identity_hash
 
 
 def check_branch(checkpoint: Checkpoint, spec: RunSpec) -> None:

@@ -31,26 +31,13 @@ from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import Tensor, nn
 
 from workers.errors import CheckpointError
-from workers.specs import RunSpec, flatten
+from workers.specs import RunSpec
+from workers.training.identity import differences, identity_hash, identity_today
 
 FORMAT = 1
 MODEL_FILE, OPTIMIZER_FILE, STATE_FILE = "model.safetensors", "optimizer.safetensors", "state.json"
 _NAME = re.compile(r"step-(\d{6,})")
 _TEMPORARY = ".writing-"
-
-# Fields that change neither the parameters after a given step nor a metric at it: how long to go on, when to save, with
-# what resources, with captured steps or without, at which other lengths to evaluate in the end. A checkpoint may be resumed
-# under other values of these.
-# (A cosine's later rates do follow `steps`, and so do the later stages of a curriculum.)
-FREE_TRAIN_FIELDS = frozenset(
-    {"steps", "stop_at", "stop_metric", "checkpoint_every", "keep_checkpoints", "threads", "capture", "eval_lengths"}
-)
-
-
-def identity_hash(spec: RunSpec) -> str:
-    """Return the SHA-256 of what a run computes: its spec without `resources` and `FREE_TRAIN_FIELDS`."""
-    tree = spec.model_dump(mode="json", exclude={"resources": True, "train": set(FREE_TRAIN_FIELDS)})
-    return hashlib.sha256(json.dumps(tree, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,20 +163,12 @@ def check_identity(checkpoint: Checkpoint, spec: RunSpec) -> None:
             f"{checkpoint.folder}: is past this run's end: step {checkpoint.step}, train.steps {spec.train.steps}. "
             "Raise train.steps or start a new run."
         )
-    wanted = identity_hash(spec)
-    if wanted not in (checkpoint.state["identity"], _identity_today(checkpoint.state.get("spec"))):
+    stored = checkpoint.state.get("spec")
+    if identity_hash(spec) not in (checkpoint.state["identity"], identity_today(stored)):
         raise CheckpointError(
-            f"{checkpoint.folder}: belongs to another spec ({_differences(checkpoint.state.get('spec'), spec)}). "
+            f"{checkpoint.folder}: belongs to another spec ({differences(stored, spec)}). "
             "Start a new run, or accept the checkpoint explicitly."
         )
-
-
-def _identity_today(tree: object) -> str | None:
-    """Return the identity of a stored spec with the fields that it lacks; None where it is no spec any more."""
-    try:
-        return identity_hash(RunSpec.model_validate_json(json.dumps(tree)))
-    except ValueError:
-        return None
 
 
 def load_weights(model: nn.Module, folder: Path) -> None:
@@ -202,17 +181,6 @@ def load_weights(model: nn.Module, folder: Path) -> None:
         load_model(model, folder / MODEL_FILE, strict=True)
     except (OSError, SafetensorError, RuntimeError) as error:
         raise CheckpointError(f"{folder / MODEL_FILE}: does not fit the model: {error}") from error
-
-
-def _differences(other: object, spec: RunSpec) -> str:
-    if not isinstance(other, dict):
-        return "its spec is not recorded"
-    mine = flatten(spec.model_dump(mode="json"))
-    theirs = flatten(other)
-    free = {f"train.{name}" for name in FREE_TRAIN_FIELDS}
-    keys = [k for k in sorted(mine.keys() | theirs.keys()) if k not in free and not k.startswith("resources.")]
-    changed = [f"{k}: {theirs.get(k)!r} there, {mine.get(k)!r} here" for k in keys if mine.get(k) != theirs.get(k)]
-    return "; ".join(changed) or "its fields are equal, but it was written by another version of the specs"
 
 
 def _read_state(folder: Path, step: int | None = None) -> tuple[str | None, dict[str, Any]]:

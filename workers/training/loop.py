@@ -12,6 +12,7 @@ costs out of later rates), after every multiple of `log_every`, and after the la
 | `train/steps_per_s`, `train/tokens_per_s` | since the last row, without evaluation and checkpoints |
 | `train/tokens_seen` | step x batch_size x seqlen |
 | `valid/accuracy@L`, `valid/loss@L` | at another length L (`train.eval_lengths`), once training has ended |
+| `probe/...@L` | what goes on inside layer L (`train.probe_every`): workers.training.probes |
 | `system/peak_memory_mb` | CUDA: most memory held by tensors; CPU: most resident memory of the process |
 """
 
@@ -40,6 +41,7 @@ from workers.training.errors import NonFiniteLossError
 from workers.training.evaluation import evaluate
 from workers.training.extrapolation import HeldOut, evaluate_lengths, refusal
 from workers.training.precision import Placement
+from workers.training.probes import Probes
 from workers.training.progress import Progress
 from workers.training.schedule import learning_rate
 from workers.training.update import RunUpdate, Stepper
@@ -81,6 +83,7 @@ class TrainingLoop:
         self._clock = StepClock(placement)
         self._seconds_before = progress.train_seconds
         self._noted_implementation = False
+        self._probes = Probes(model, task, spec.train, placement)
 
     def run(self) -> Reason:
         """Train until the last step, `stop_at`, or a stop asked for; the state on disk is then that of the last step.
@@ -110,6 +113,8 @@ class TrainingLoop:
         """
         train, progress = self.spec.train, self.progress
         self.model.train()
+        if train.probe_every:
+            self.context.sink.note("probes", self._probes.facts())
         reason = self._evaluate_if_due()
         while reason is None and progress.step < train.steps:
             if self.context.should_stop():
@@ -118,6 +123,7 @@ class TrainingLoop:
             first = progress.step + 1
             done = yield range(first, self._boundary(first) + 1)
             self._take_note(done)
+            self._probe_if_due()
             reason = self._evaluate_if_due()
             if reason is None and train.checkpoint_every and progress.step % train.checkpoint_every == 0:
                 self.save()
@@ -177,7 +183,7 @@ class TrainingLoop:
         train = self.spec.train
         if first == 1:
             return 1
-        every = [n for n in (train.log_every, train.eval_every, train.checkpoint_every) if n]
+        every = [n for n in (train.log_every, train.eval_every, train.checkpoint_every, train.probe_every) if n]
         return min(train.steps, *(-(-first // n) * n for n in every))
 
     def _finish_row(self) -> None:
@@ -223,6 +229,15 @@ class TrainingLoop:
         self.context.sink.log(step, {"train/loss": math.nan, "train/lr": lr})
         self.context.sink.flush()
         raise NonFiniteLossError(step=step, lr=lr, what=what, value=value, last_finite=self.progress.last_finite)
+
+    def _probe_if_due(self) -> None:
+        """Look inside the layers where this step asks for it."""
+        step = self.progress.step
+        if not self._probes.due(step):
+            return
+        self._finish_row()
+        with self._clock.paused():
+            self.context.sink.log(step, self._probes.measure())
 
     def _evaluate_if_due(self) -> Reason | None:
         """Evaluate where this step asks for it and it is not yet done; say so where the run should end here."""

@@ -13,7 +13,8 @@ from torch import nn
 from workers.errors import CheckpointError
 from workers.specs import ModelSpec, ResourceSpec, RunSpec, TrainSpec
 from workers.training import checkpoint as module
-from workers.training.checkpoint import CheckpointStore, check_identity, identity_hash
+from workers.training.checkpoint import CheckpointStore, check_identity
+from workers.training.identity import identity_hash
 
 SPEC = RunSpec()
 STATE = {"random": {"cpu": "", "cuda": ""}, "progress": {}}
