@@ -33,6 +33,7 @@ VERBS: dict[str, Verb] = {
     "ls": Verb("Look", "ls", "ls"),
     "show": Verb("Look", "show", "show"),
     "logs": Verb("Look", "logs", "logs"),
+    "cluster": Verb("Look", "cluster", "cluster"),
     "table": Verb("Look", "table", "table"),
     "query": Verb("Look", "query", "query"),
     "eval": Verb("Look", "eval", "evaluate"),

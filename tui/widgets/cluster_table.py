@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from storage.cluster import ClusterRow
 from storage.rows import RunRow
-from tui.cluster import ClusterLine, cluster_lines, host_use
+from tui.cluster_lines import ClusterLine, cluster_lines, host_use
 from tui.format import cells
 from tui.theme import STATUS_GLYPHS, Palette
 from tui.widgets.column import Column, Piece

@@ -18,7 +18,7 @@ from storage.rows import RunRow
 from storage.sample import NOW
 from tests.unit.tui.conftest import Drive, at, lab, until
 from tests.unit.tui.test_screens import bar_text, text_of
-from tui.cluster import cluster_lines, host_use
+from tui.cluster_lines import cluster_lines, host_use
 from tui.screens.cluster import ClusterScreen
 from tui.screens.confirm import ConfirmScreen
 from tui.screens.run import RunScreen
