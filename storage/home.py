@@ -110,7 +110,7 @@ class HomePaths:
 
     @property
     def spawn_lock(self) -> Path:
-        """Held while a controller is being started, so that two submissions never start two."""
+        """Held while a controller is being started or ended: two submissions start one, and `down` misses none."""
         return self.root / "spawn.lock"
 
     @property

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ import pytest
 from tests.chaos.test_kills import cluster_of
 from tests.e2e.jobs_lab import JobsLab, eventually, lab
 from workers.jobs.cluster import ClusterRecord, members
+from workers.jobs.detach import daemon_command, spawn_controller
+from workers.jobs.lock import ControllerLock
 from workers.jobs.shutdown import shut_down
 from workers.jobs.submission import controller_alive
 
@@ -43,6 +46,34 @@ def test_running_runs_save_their_state_and_go_back_to_the_queue(tmp_path: Path) 
             own.wait_for(run_id, "completed", "failed")
             own.check_exact(run_id)
         assert [attempt.resumed_from for attempt in own.attempts(run_ids[0])] == [None, 7]
+
+
+def test_a_controller_that_is_being_started_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A submission has asked for a controller that does not yet hold the store when `down` is called."""
+    with lab(tmp_path / "home", "subprocess") as own:
+        run_id = own.one(**own.gated(8))
+        own.at_step(run_id, 7)
+        own.down()
+        starting = ControllerLock(own.paths.spawn_lock)
+        assert starting.acquire()
+        asked = threading.Event()
+        acquire = ControllerLock.acquire
+
+        def noticed(lock: ControllerLock, patience_s: float = 0.0) -> bool:
+            asked.set()
+            return acquire(lock, patience_s)
+
+        monkeypatch.setattr("workers.jobs.shutdown.ControllerLock.acquire", noticed)
+        lines: list[str] = []
+        down = threading.Thread(target=lambda: lines.extend(shut_down(own.paths)))
+        down.start()
+        eventually(lambda: asked.is_set() or not down.is_alive(), "what `down` does first")
+        spawn_controller(own.paths, daemon_command(own.paths, own.options))
+        eventually(lambda: controller_alive(own.paths), "the controller")
+        starting.release()
+        down.join()
+        assert [line.partition(" (")[0] for line in lines[:1]] == ["ended the controller"]
+        assert not controller_alive(own.paths)
 
 
 def test_what_a_dead_controller_left_is_ended_too(tmp_path: Path) -> None:

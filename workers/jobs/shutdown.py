@@ -14,7 +14,7 @@ from storage.queries import Reader
 from workers.jobs.detach import SubmitOptions, daemon_command, spawn_controller
 from workers.jobs.errors import ControllerError
 from workers.jobs.files import tail
-from workers.jobs.lock import ControllerRecord, is_held, read_record
+from workers.jobs.lock import SPAWN_PATIENCE_S, ControllerLock, ControllerRecord, is_held, read_record
 from workers.jobs.process import ProcessId, end_processes
 from workers.jobs.worker import worker_of
 
@@ -27,13 +27,26 @@ def shut_down(paths: HomePaths) -> list[str]:
     """End a store's controller and everything it started; say what was ended, a line each, none where nothing ran.
 
     Workers save their state first, and their runs go back to the queue. After a controller that died, the same is done
-    with what it left behind.
+    with what it left behind. A controller that is being started is waited for, and a submission waits for the end.
 
     Raises:
         ControllerError: the controller is on another machine, or does not end.
     """
     if not paths.root.is_dir():
         return []
+    spawning = ControllerLock(paths.spawn_lock)
+    if not spawning.acquire(SPAWN_PATIENCE_S):
+        raise ControllerError(
+            f"another process has been starting or ending the controller of {paths.root} for {SPAWN_PATIENCE_S:.0f} s. The end "
+            f"of its log, {paths.controller_log}:\n{tail(paths.controller_log)}"
+        )
+    try:
+        return _shut_down(paths)
+    finally:
+        spawning.release()
+
+
+def _shut_down(paths: HomePaths) -> list[str]:
     record = read_record(paths)
     working = _running(paths)
     lines: list[str] = []

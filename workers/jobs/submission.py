@@ -13,7 +13,7 @@ from workers.ablation import AblationSpec, Axis, PlannedRun
 from workers.jobs.detach import EXIT_TAKEN, SubmitOptions, daemon_command, spawn_controller
 from workers.jobs.errors import ControllerError
 from workers.jobs.files import tail
-from workers.jobs.lock import ControllerLock, is_held, read_record
+from workers.jobs.lock import SPAWN_PATIENCE_S, ControllerLock, is_held, read_record
 from workers.jobs.process import ProcessId
 from workers.jobs.provenance import capture
 from workers.specs import RunSpec, flatten, spec_hash
@@ -104,9 +104,9 @@ def ensure_controller(paths: HomePaths, options: SubmitOptions) -> None:
         )
     # One at a time: a controller that lost the race could still be starting, and take the store after a `down`
     spawning = ControllerLock(paths.spawn_lock)
-    if not spawning.acquire(START_TIMEOUT_S):
+    if not spawning.acquire(SPAWN_PATIENCE_S):
         raise ControllerError(
-            f"another submission has been starting the controller of {paths.root} for {START_TIMEOUT_S:.0f} s. The end "
+            f"another process has been starting or ending the controller of {paths.root} for {SPAWN_PATIENCE_S:.0f} s. The end "
             f"of its log, {paths.controller_log}:\n{tail(paths.controller_log)}"
         )
     try:
