@@ -13,6 +13,7 @@ from tui.widgets.chart_data import ChartData, Line, Shade
 
 TOKENS = "train/tokens_seen"
 SYSTEM = "system/"  # the metrics of the machine; a run shows them on a tab of their own
+PROBE = "probe/"  # what goes on inside the layers; the lens shows them
 FIRST = ("valid/accuracy", "valid/loss", "valid/bpb", "train/loss", "train/accuracy", "train/grad_norm")
 LAST = ("train/lr", "train/steps_per_s", "train/tokens_per_s", TOKENS)
 
@@ -66,7 +67,9 @@ def run_charts(
     start, tokens = start_of(curves), curves.get(TOKENS)
     marks = marks_of(curves, kind, attempts, checkpoints)
     charts = []
-    for key in metric_order([key for key in curves if key.startswith(SYSTEM) == system], deciding):
+    for key in metric_order(
+        [key for key in curves if key.startswith(SYSTEM) == system and not key.startswith(PROBE)], deciding
+    ):
         line = Line(key, "series:0", points_of(curves[key], kind, tokens, start))
         charts.append(ChartData(key, (line,), marks=marks))
     return charts
@@ -107,7 +110,7 @@ def compared_charts(
 
     `groups` holds (label, curves) of its runs by the group's name.
     """
-    keys = {key for runs in groups.values() for _, curves in runs for key in curves}
+    keys = {key for runs in groups.values() for _, curves in runs for key in curves if not key.startswith(PROBE)}
     charts = []
     for key in metric_order(sorted(keys), deciding):
         lines: list[Line] = []

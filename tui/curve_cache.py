@@ -81,11 +81,13 @@ class CurveReader:
         curves: Sequence[str],
         sparks: Sequence[tuple[str, str]],
         rows: Mapping[str, RunRow],
+        *,
+        again: bool = False,
     ) -> None:
-        """Read what is new of these runs and post it, run by run where there are many."""
+        """Read what is new of these runs and post it, run by run where there are many; `again` also where nothing is."""
         asked = tuple(curves)
         changed = self._read_curves(reader, asked, rows)
-        if asked and (changed or asked != self._asked):
+        if asked and (changed or again or asked != self._asked):
             self._post(CurvesRead({run: dict(self._curves.get(run, {})) for run in asked}, complete=True))
         self._asked = asked
         if sparks:

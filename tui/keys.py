@@ -34,7 +34,7 @@ from tui.situation import (
 
 __all__ = ["ACTIONS", "KEY_NAMES", "Action", "Situation", "actions", "bindings", "key_label"]
 
-LISTS = ("runs", "ablations", "ablation", "run", "compare", "sql", "cluster")
+LISTS = ("runs", "ablations", "ablation", "run", "compare", "sql", "cluster", "lens")
 WITH_RUNS = ("runs", "ablation", "run", "cluster")
 EVERYWHERE = (*LISTS, "help")
 CURVES = ("run", "compare")
@@ -124,8 +124,11 @@ ACTIONS: tuple[Action, ...] = (
     _action("reset", "0", "reset", "Show all of it again", CURVES, "Curves", enabled=ON_CURVES),
     _action("inspect", "i", "inspect", "Crosshair: values at one place", CURVES, "Curves", enabled=ON_CURVES,
             footer=True),
+    _action("lens", "M", "lens", "Mamba lens: dt, memory, state and gate of each layer as it trains", WITH_RUNS, "Curves",
+            enabled=some_run),
     _action("follow", "f", "follow", "Follow the end of the log", ("run",), "Curves", enabled=ON_LOG),
-    _action("metric", "m", "metric", "Next metric", ("ablation",), "Matrix", enabled=has_metrics, footer=True, argument="[METRIC]"),
+    _action("metric", "m", "metric", "Next metric or quantity", ("ablation", "lens"), "Matrix", enabled=has_metrics,
+            footer=True, argument="[METRIC]"),
     _action("swap", "x", "swap axes", "Other axes as rows and columns", ("ablation",), "Matrix", enabled=has_axes,
             footer=True),
     _action("effects", "f", "effects", "Main effect of each axis, instead of the seeds", ("ablation",), "Matrix",

@@ -53,6 +53,7 @@ class Interest:
     log: tuple[str, int] | None = None
     sparks: tuple[tuple[str, str], ...] = ()
     parameters: tuple[str, ...] = ()
+    asker: int = 0
     cluster: bool = False
 
 
@@ -234,7 +235,8 @@ class StoreSource:
 
     def _serve(self, reader: Reader, interest: Interest, *, changed: bool) -> None:
         before, self._served = self._served, interest
-        if interest.detail and (changed or interest.detail != before.detail):
+        another = interest.asker != before.asker
+        if interest.detail and (changed or another or interest.detail != before.detail):
             self._read_detail(reader, interest.detail)
         told = (self._cluster, self._pid)
         if interest.cluster and (not before.cluster or told != self._told):
@@ -247,7 +249,7 @@ class StoreSource:
                 from tui.curve_cache import CurveReader  # numpy: only once there is something to draw
 
                 self._curves = CurveReader(self.post, self._stop.is_set)
-            self._curves.read(reader, interest.curves, interest.sparks, self._list.rows)
+            self._curves.read(reader, interest.curves, interest.sparks, self._list.rows, again=another)
         if interest.log is not None:
             if self._log is None or (self._log.run_id, self._log.attempt) != interest.log:
                 from tui.log_tail import LogTail

@@ -13,6 +13,7 @@ from textual.containers import Container
 
 from storage.matrix import Matrix, build_matrix
 from storage.rows import AblationRow, RunRow
+from tui.charts import PROBE
 from tui.curve_cache import Curve
 from tui.effects import effect_lines, main_effects
 from tui.exports import write_exports
@@ -88,7 +89,7 @@ class AblationScreen(ControlScreen):
 
     def metrics(self) -> list[str]:
         """Return the metrics that the matrix can show, the deciding one first."""
-        known = {key for run in self.runs for key in run.metrics}
+        known = {key for run in self.runs for key in run.metrics if not key.startswith(PROBE)}
         first = [self.ablation.metric, *self.ablation.secondary] if self.ablation else []
         return list(dict.fromkeys([*first, *sorted(known, key=lambda key: (not key.startswith("valid/"), key))]))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, ClassVar, Protocol, cast
 
@@ -211,7 +212,7 @@ class LabScreen(Screen[None]):
         """Have this read beside the lists, unless another screen of the store is in front: that one's wish counts."""
         front = next((screen for screen in reversed(self.lab.screen_stack) if isinstance(screen, LabScreen)), None)
         if front is self:
-            self.lab.source.watch(interest)
+            self.lab.source.watch(replace(interest, asker=id(self)))
 
     def do_quit(self) -> None:
         """Leave the program."""

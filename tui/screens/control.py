@@ -67,6 +67,12 @@ class ControlScreen(LabScreen):
 
         clone_with_edits(self.lab, self.targets()[0])
 
+    def do_lens(self) -> None:
+        """Look inside the layers of the run under the cursor."""
+        from tui.screens.lens import LensScreen
+
+        self.lab.push_screen(LensScreen(self.targets()[0].id))
+
     def do_resume(self) -> None:
         """Ask for a checkpoint of the run under the cursor, and queue a run that goes on from it."""
         from tui.screens.queueing import ask_for_checkpoint

@@ -153,11 +153,16 @@ class RunScreen(CurveActions, ControlScreen):
             self.query_one(f"#{name}").display = name == tab
         pieces = [(" ", "")]
         for number, name in enumerate(TABS, 1):
-            pieces += [(f" {number} ", "muted"), (name, "accent" if name == tab else ""), (" ", "")]
+            pieces += [(f" {number}", "muted"), (f" {name} ", "chosen" if name == tab else ""), (" ", "")]
         self.query_one("#tabs", TextBar).show(*pieces)
         if tab in CHARTS:
             self.draw_curves()
         self._watch()
+
+    def on_text_bar_pressed(self, message: TextBar.Pressed) -> None:
+        """Open a tab that was clicked."""
+        if message.text in TABS:
+            self.show_tab(message.text)
 
     def on_resize(self) -> None:
         """Fill the pane that has just appeared."""

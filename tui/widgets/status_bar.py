@@ -150,9 +150,16 @@ class KeyBar(Widget):
 
 
 class TextBar(Widget):
-    """One line of text in a colour: what is selected, or what is wrong."""
+    """One line of text in colours: what is selected, or what is wrong. The colour `chosen` sets a word off, as a tab's."""
 
     DEFAULT_CSS = "TextBar { height: 1; }"
+
+    class Pressed(Message):
+        """A piece of the text was clicked."""
+
+        def __init__(self, text: str) -> None:
+            super().__init__()
+            self.text = text
 
     def __init__(self, id: str | None = None) -> None:
         super().__init__(id=id)
@@ -172,5 +179,16 @@ class TextBar(Widget):
         for text, name in self.pieces:
             cut = fit(text, min(len(text), left))
             left -= len(cut)
-            segments.append(Segment(cut, style(named_color(palette, name), palette.surface)))
+            if name == "chosen":
+                segments.append(Segment(cut, style(palette.background, palette.accent, bold=True)))
+            else:
+                segments.append(Segment(cut, style(named_color(palette, name), palette.surface)))
         return Strip(segments).adjust_cell_length(self.size.width, style(palette.text, palette.surface))
+
+    def on_click(self, event: events.Click) -> None:
+        """Tell which piece was clicked."""
+        start = 0
+        for text, _ in self.pieces:
+            if start <= event.x < start + len(text):
+                self.post_message(self.Pressed(text.strip()))
+            start += len(text)

@@ -20,6 +20,7 @@ SCREENS = {
     "ablations": ("tui.screens.ablations", "AblationsScreen"),
     "compare": ("tui.screens.compare", "CompareScreen"),
     "sql": ("tui.screens.sql", "SqlScreen"),
+    "lens": ("tui.screens.lens", "LensScreen"),
     "cluster": ("tui.screens.cluster", "ClusterScreen"),
 }
 SCOPES = sorted({scope for action in ACTIONS for scope in action.where})
