@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,8 +88,13 @@ def print_plan(spec: AblationSpec, plan: Sequence[PlannedRun], *, as_json: bool)
     trials = plan_trials(plan)
     tokens = sum(trial.tokens for trial in trials) * len(spec.seeds)
     operations = 6 * sum(trial.parameters * trial.tokens for trial in trials) * len(spec.seeds)
+    gpus, packs = _packs(plan)
     if as_json:
-        data_json(_as_json(spec, trials, len(plan), tokens) | {"flops": operations})
+        packing = {
+            "gpus": gpus,
+            "workers": [[[plan[at].trial.index, plan[at].spec.seed] for at in one] for one in packs],
+        }
+        data_json(_as_json(spec, trials, len(plan), tokens) | {"flops": operations, "packing": packing})
         return
     titles = [axis.title for axis in spec.axes]
     rows = [
@@ -108,10 +115,30 @@ def print_plan(spec: AblationSpec, plan: Sequence[PlannedRun], *, as_json: bool)
         f"about {operations:.1e} floating-point operations (6 x parameters x tokens); "
         f"decided by {spec.metric.key} ({spec.metric.direction}). Nothing was written."
     )
+    if len(packs) < len(plan):
+        say(f"Packing: {_packing(packs)}, with {gpus} GPUs as on this machine.")
     if spec.paper is not None:
         say(f"Paper: {spec.paper.source}")
     for difference in spec.differences:
         say(f"Differs: {difference}")
+
+
+def _packs(plan: Sequence[PlannedRun]) -> tuple[int, list[list[int]]]:
+    """Return this machine's GPUs, and which of the runs would share a worker if they were all that is there."""
+    from workers.jobs.process import count_gpus
+    from workers.packing import plan_packs
+
+    gpus = count_gpus(os.environ)
+    return gpus, plan_packs([planned.spec.model_dump(mode="json") for planned in plan], gpus=gpus)
+
+
+def _packing(packs: Sequence[Sequence[int]]) -> str:
+    sizes = Counter(len(pack) for pack in packs)
+    told = [
+        f"{count} {'ensemble' if count == 1 else 'ensembles'} of {size} runs" if size > 1 else f"{count} alone"
+        for size, count in sorted(sizes.items(), reverse=True)
+    ]
+    return ", ".join(told)
 
 
 def _as_json(spec: AblationSpec, trials: Sequence[TrialPlan], runs: int, tokens: int) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from storage.status import AttemptStatus, RequestStatus
 def select_queued(connection: sqlite3.Connection, now: float, limit: int | None) -> list[QueuedRun]:
     """Return runs that may start now, the most urgent first."""
     rows = connection.execute(
-        "SELECT id, num, attempt, cpus, gpus, priority, max_attempts, spec FROM run"
+        "SELECT id, num, attempt, cpus, gpus, priority, max_attempts, spec, reason FROM run"
         " WHERE status = 'queued' AND (not_before IS NULL OR not_before <= ?) ORDER BY priority DESC, num LIMIT ?",
         (now, -1 if limit is None else limit),
     )

@@ -82,6 +82,7 @@ class QueuedRun:
     priority: int
     max_attempts: int
     spec_json: str
+    reason: str | None = None
 
     @property
     def spec(self) -> dict[str, Any]:

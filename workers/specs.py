@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -114,6 +114,10 @@ class ResourceSpec(Spec):
     gpus: float | Literal["auto"] = "auto"  # auto: one GPU where there is any, else none; a fraction shares one
     timeout_s: float | None = Field(None, gt=0)
     max_attempts: int = Field(3, ge=1)
+    pack: Annotated[int, Field(ge=1)] | Literal["auto", "off"] = Field(
+        "auto",
+        description="how many runs that differ in no shape may train at once as one model; auto: where it pays, on GPUs",
+    )
     sample_every_s: float = Field(
         5.0, ge=0, description="seconds between looks at CPU, memory and GPU, logged as system/...; 0: none"
     )

@@ -25,6 +25,15 @@ Executor = Annotated[
     ),
 ]
 Priority = Annotated[int, typer.Option(help="Runs with a higher one start first.")]
+Pack = Annotated[
+    str | None,
+    typer.Option(
+        metavar="auto|off|N",
+        help="How many runs that differ in no tensor's shape, such as seeds, may train at once as one model in one worker. "
+        "auto: as many as pays on a GPU; the same as --set resources.pack=...",
+        show_default=False,
+    ),
+]
 
 EXECUTORS = ("ray", "subprocess", "inline")
 
@@ -33,6 +42,15 @@ def check_executor(name: str | None) -> None:
     """End with bad input where the executor is not known."""
     if name is not None and name not in EXECUTORS:
         bad_input(f"--executor: got {name!r}, expected one of {', '.join(EXECUTORS)}")
+
+
+def pack_override(text: str | None) -> list[str]:
+    """Return what `--pack` changes in the specs."""
+    if text is None:
+        return []
+    if text not in ("auto", "off") and not (text.isdecimal() and int(text) >= 1):
+        bad_input(f"--pack: got {text!r}, expected auto, off, or a number of runs of at least 1")
+    return [f"resources.pack={text}"]
 
 
 def parse_seeds(text: str | None, name: str = "--seeds") -> list[int] | None:

@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app.commands.options import Address, Executor, Json, Overrides, Priority, check_executor, parse_seeds
+from app.commands.options import (
+    Address,
+    Executor,
+    Json,
+    Overrides,
+    Pack,
+    Priority,
+    check_executor,
+    pack_override,
+    parse_seeds,
+)
 
 if TYPE_CHECKING:
     from workers.ablation import AblationSpec, PlannedRun
@@ -31,11 +41,12 @@ def submit(
     executor: Executor = None,
     address: Address = None,
     priority: Priority = 0,
+    pack: Pack = None,
     as_json: Json = False,
 ) -> None:
     """Queue every run of an ablation and return at once; the runs go on when this terminal closes."""
     check_executor(executor)
-    spec, plan = _read(ablation, overrides or [], parse_seeds(seeds), name, scale)
+    spec, plan = _read(ablation, [*(overrides or []), *pack_override(pack)], parse_seeds(seeds), name, scale)
     if dry_run:
         from app.plan import print_plan
 

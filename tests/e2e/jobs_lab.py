@@ -25,7 +25,7 @@ from workers.jobs.shutdown import shut_down
 from workers.jobs.submission import SubmitOptions, controller_alive, ensure_controller, submit_ablation
 from workers.jobs.worker import claimed_by
 
-TRIAL = "tests.e2e.jobs_trials:named"
+TRIAL, ENSEMBLE = "tests.e2e.jobs_trials:named", "tests.e2e.jobs_trials:together"
 DEADLINE_S = 90.0  # for what takes a second on an idle machine
 KEYS = ("train/loss", "train/twice")
 
@@ -36,7 +36,10 @@ class JobsLab:
     def __init__(self, root: Path, executor: str, **options: Any) -> None:
         self.paths = HomePaths(root)
         self.options = SubmitOptions(
-            command="test", executor=executor, cpus=2, trial=TRIAL, **{"idle_s": 300.0, "grace_s": 10.0, **options}
+            command="test",
+            executor=executor,
+            cpus=2,
+            **{"trial": TRIAL, "ensemble": ENSEMBLE, "idle_s": 300.0, "grace_s": 10.0, **options},
         )
 
     def submit(self, trial: str = "count", *, seeds: Sequence[int] = (0,), **baseline: Any) -> list[str]:

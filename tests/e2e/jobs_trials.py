@@ -11,8 +11,10 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
 import types
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -38,6 +40,24 @@ def named(spec: RunSpec, context: RunContext) -> RunResult:
     """Run the trial that `train.stop_metric` names."""
     trials = {trial.__name__: trial for trial in (count, explode, breathless, stubborn, hungry, real)}
     return trials[spec.train.stop_metric](spec, context)
+
+
+def together(specs: Sequence[RunSpec], contexts: Sequence[RunContext], *, ended: Callable[[int, object], None]) -> None:
+    """Run the trials of an ensemble, each in a thread."""
+
+    def run(index: int) -> None:
+        context = contexts[index]
+        context.sink.note("ensemble", {"members": [one.run_id for one in contexts], "index": index})
+        try:
+            ended(index, named(specs[index], context))
+        except Exception as error:  # noqa: BLE001 - as training does: what one fails with is its own
+            ended(index, error)
+
+    threads = [threading.Thread(target=run, args=(index,)) for index in range(len(specs))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
 
 
 def real(spec: RunSpec, context: RunContext) -> RunResult:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from enum import IntEnum
 from pathlib import Path
 from typing import Any, Self
@@ -11,6 +11,7 @@ from typing import Any, Self
 from workers.jobs.errors import ExecutorError
 
 TRIAL = "workers.training.trial:run_trial"  # what an attempt runs unless the controller is told otherwise
+ENSEMBLE = "workers.training.ensemble:run_ensemble"  # and what several run that are one ensemble
 
 
 class WorkerExit(IntEnum):
@@ -21,6 +22,10 @@ class WorkerExit(IntEnum):
     STOPPED = 3  # asked to stop; the state is in a checkpoint
     ORPHANED = 4  # its supervisor vanished
     DUPLICATE = 5  # another process is at work on the same attempt
+
+
+EXIT_CODES = {"completed": WorkerExit.COMPLETED, "stopped": WorkerExit.STOPPED, "failed": WorkerExit.FAILED}
+"""By the status of an outcome."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +41,10 @@ class AttemptSpec:
         node: where the ledger placed it, by the executor's own name for a node; empty: anywhere.
         devices: indices of the GPUs it may see, for executors that choose devices themselves.
         trial: the function to run, `module:name`.
+        pack: folders of all attempts of its ensemble, that of the one whose worker serves all first; empty where it is alone.
+        leader: key of that first attempt; empty likewise.
+        members: the other attempts of the ensemble, as JSON; the first one alone has them.
+        ensemble: the function that runs an ensemble, `module:name`.
         leash: end the worker when whoever supervises it vanishes. Without it the worker goes on alone, and a later
             supervisor finds it by its process id.
     """
@@ -51,11 +60,20 @@ class AttemptSpec:
     devices: tuple[int, ...] = ()
     trial: str = TRIAL
     leash: bool = False
+    pack: tuple[str, ...] = ()
+    leader: str = ""
+    members: tuple[Mapping[str, Any], ...] = ()
+    ensemble: str = ENSEMBLE
 
     @property
     def key(self) -> str:
         """The attempt's name in the whole cluster."""
         return f"run-{self.run_id}-{self.number}"
+
+    @property
+    def follows(self) -> bool:
+        """Whether another attempt's worker serves this one."""
+        return self.leader not in ("", self.key)
 
     @property
     def path(self) -> Path:
@@ -76,9 +94,19 @@ class AttemptSpec:
     def from_json(cls, tree: Mapping[str, Any]) -> Self:
         """Read what `to_json` made. Raises ExecutorError for a field that is missing or unknown."""
         try:
-            return cls(**{**tree, "devices": tuple(tree.get("devices", ()))})
+            lists = {name: tuple(tree.get(name, ())) for name in ("devices", "pack", "members")}
+            return cls(**{**tree, **lists})
         except TypeError as error:
             raise ExecutorError(f"spec.json is not an attempt: {error}") from error
+
+
+def as_ensemble(attempts: Sequence[AttemptSpec]) -> list[AttemptSpec]:
+    """Return attempts that one worker is to serve, in their order: the first one leads. One alone stays as it is."""
+    if len(attempts) < 2:
+        return list(attempts)
+    pack = tuple(attempt.directory for attempt in attempts)
+    first, *others = (replace(attempt, pack=pack, leader=attempts[0].key) for attempt in attempts)
+    return [replace(first, members=tuple(other.to_json() for other in others)), *others]
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from typing import NoReturn
 
 from storage.errors import StorageError
 from storage.home import HomePaths
-from workers.jobs.attempt import TRIAL
+from workers.jobs.attempt import ENSEMBLE, TRIAL
 from workers.jobs.detach import EXIT_TAKEN, SubmitOptions, daemon_command, spawn_controller
 from workers.jobs.errors import ClusterError, JobError, StoreRemovedError
 from workers.jobs.lock import ControllerLock
@@ -54,6 +54,7 @@ def _serve(paths: HomePaths, lock: ControllerLock, parsed: argparse.Namespace) -
         address=parsed.address,
         cpus=parsed.cpus,
         trial=parsed.trial,
+        ensemble=parsed.ensemble,
         idle_s=parsed.idle_s,
         grace_s=parsed.grace_s,
     )
@@ -99,6 +100,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--idle-s", type=float, default=IDLE_S)
     parser.add_argument("--grace-s", type=float, default=GRACE_S)
     parser.add_argument("--trial", default=TRIAL, help="what attempts run, module:name")
+    parser.add_argument("--ensemble", default=ENSEMBLE, help="what attempts of an ensemble run, module:name")
     parser.add_argument("--end", action="store_true", help="end what a dead controller left, and run nothing")
     parser.add_argument("--lock-descriptor", type=int, help=argparse.SUPPRESS)  # from ourselves, when we start over
     parser.add_argument("--restarts", type=int, default=0, help=argparse.SUPPRESS)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from storage.home import HomePaths
-from workers.jobs.attempt import TRIAL
+from workers.jobs.attempt import ENSEMBLE, TRIAL
 from workers.jobs.errors import ControllerError
 from workers.jobs.launch import with_this_code
 from workers.jobs.settings import GRACE_S, IDLE_S
@@ -29,7 +29,7 @@ class SubmitOptions:
         address: HOST:PORT of a Ray cluster to join; None for one of the store's own.
         cpus: CPUs of this machine to use; None for all.
         priority: of the runs; higher ones start first.
-        trial: what runs, `module:name`.
+        trial, ensemble: what runs, alone and as an ensemble, `module:name`.
         idle_s, grace_s: of a controller that is started (`ControllerSettings`).
     """
 
@@ -39,6 +39,7 @@ class SubmitOptions:
     cpus: float | None = None
     priority: int = 0
     trial: str = TRIAL
+    ensemble: str = ENSEMBLE
     idle_s: float = IDLE_S
     grace_s: float = GRACE_S
 
@@ -47,6 +48,7 @@ def daemon_command(paths: HomePaths, options: SubmitOptions) -> list[str]:
     """Return the command that starts the controller which the options ask for."""
     command = [sys.executable, "-m", "workers.jobs.daemon", str(paths.root), "--executor", options.executor]
     command += ["--idle-s", str(options.idle_s), "--grace-s", str(options.grace_s), "--trial", options.trial]
+    command += ["--ensemble", options.ensemble]
     if options.address is not None:
         command += ["--address", options.address]
     if options.cpus is not None:

@@ -7,8 +7,9 @@ whole GPUs are GPUs that nobody else uses.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from workers.jobs.executors.base import Capacity, Node
 
@@ -25,11 +26,15 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where an attempt is: its node, the indices of the GPUs there that it uses, and its share."""
+    """Where an attempt is: its node, the indices of the GPUs there that it uses, and its share.
+
+    Attempts of one `pack`, an ensemble, share one placement, which counts once.
+    """
 
     node: str
     devices: tuple[int, ...]
     share: Share
+    pack: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,8 +160,9 @@ class Ledger:
         return tuple(self._nodes.values())
 
     def held(self) -> dict[str, Placement]:
-        """Return the placements in use, by the key of the attempt."""
-        return {key: held.placement for key, held in self._held.items()}
+        """Return the placements in use, by the key of the attempt; of an ensemble's each member has its part."""
+        sizes = Counter(held.placement.pack for held in self._held.values())
+        return {key: _part(held.placement, sizes[held.placement.pack]) for key, held in self._held.items()}
 
     def why_waits(self, share: Share, order: tuple[int, int]) -> str:
         """Return why a share that did not start in this round waits; empty where nothing is in its way."""
@@ -193,9 +199,12 @@ class Ledger:
 
     def _room(self, node: Node, held: Iterable[Held] | None = None) -> _Room:
         room = _empty(node)
+        packs: set[str] = set()
         for one in self._held.values() if held is None else held:
-            if one.placement.node == node.name:
-                room.take(one.placement)
+            placement = one.placement
+            if placement.node == node.name and placement.pack not in packs:
+                room.take(placement)
+                packs |= {placement.pack} - {""}
         return room
 
     def _claim(self, share: Share, order: tuple[int, int]) -> None:
@@ -218,6 +227,13 @@ class Ledger:
             if self._room(node, [*behind, candidate]).fit(share) is None:
                 return False
         return True
+
+
+def _part(placement: Placement, members: int) -> Placement:
+    if not placement.pack:
+        return placement
+    share = placement.share
+    return replace(placement, share=Share(share.cpus / members, share.gpus / members))
 
 
 def _empty(node: Node) -> _Room:

@@ -83,6 +83,7 @@ class Service:
         own = self.record.cluster is not None
         settings = ControllerSettings(
             trial=self._options.trial,
+            ensemble=self._options.ensemble,
             idle_s=self._options.idle_s,
             grace_s=self._options.grace_s,
             unfit_s=JOINED_UNFIT_S if self._options.address else 0.0,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from workers.jobs.attempt import TRIAL
+from workers.jobs.attempt import ENSEMBLE, TRIAL
 from workers.jobs.retry import Backoff
 
 IDLE_S = 900.0
@@ -16,7 +16,7 @@ class ControllerSettings:
     """What the controller is told.
 
     Attributes:
-        trial: what attempts run, `module:name`.
+        trial, ensemble: what attempts run, alone and as an ensemble, `module:name`.
         idle_s: it ends after so long without anything to do.
         grace_s: so long a worker may take to save its state when asked to stop.
         silent_grace_s: the same for one that gives no sign of life: it hardly will.
@@ -31,6 +31,7 @@ class ControllerSettings:
     """
 
     trial: str = TRIAL
+    ensemble: str = ENSEMBLE
     idle_s: float = IDLE_S
     grace_s: float = GRACE_S
     silent_grace_s: float = 5.0

@@ -5,17 +5,19 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from storage.home import AttemptPaths
-from workers.jobs.attempt import AttemptSpec, WorkerExit
+from workers.jobs.attempt import EXIT_CODES, AttemptSpec, Outcome, WorkerExit
+from workers.jobs.errors import ExecutorError
 from workers.jobs.executors.base import Report
 from workers.jobs.files import read_json, write_json
 from workers.jobs.launch import UNKNOWN_EXIT, AdoptedWorker, ChildWorker, WorkerProcess, signal_group
 from workers.jobs.process import ProcessId
 from workers.jobs.spool import CHUNK_BYTES, read_from
-from workers.jobs.worker import LAUNCH_FILE, claimed_by, worker_of
+from workers.jobs.worker import LAUNCH_FILE, STOP_FILE, claimed_by, worker_of
 
 
 class Supervisor:
@@ -25,21 +27,38 @@ class Supervisor:
     supervised, be it alive or dead. A second worker for the same attempt is impossible on one machine, since a worker
     holds a lock on its spool and gives way where it cannot get it.
 
+    The attempts of an ensemble have one worker, which is started for the first of them; the others have supervisors of
+    their own. One of them is asked to stop through a file, and is over once its result is there.
+
+    Args:
+        leader: for an attempt that another one's worker serves: the supervisor of that one, where it is at hand.
+
     Raises:
-        ExecutorError: the process cannot be started.
+        ExecutorError: the process cannot be started, or the ensemble's was not.
     """
 
-    def __init__(self, attempt: AttemptSpec) -> None:
+    def __init__(self, attempt: AttemptSpec, leader: Supervisor | None = None) -> None:
         self.attempt = attempt
         self.paths = AttemptPaths(attempt.path)
         self._killer: threading.Timer | None = None
         attempt.path.mkdir(parents=True, exist_ok=True)
         earlier = worker_of(attempt.path)
-        self._worker: WorkerProcess = self._launch() if earlier is None else AdoptedWorker(earlier)
+        self._worker: WorkerProcess
+        if earlier is None:
+            self._worker = self._launch()
+            return
+        tree = read_json(self.paths.spec)
+        self.attempt = attempt if tree is None else AttemptSpec.from_json(tree)  # that says with whom it was started
+        if leader is not None and leader._worker.pid == earlier.pid:
+            self._worker = leader._worker  # a parent learns how its child ended
+        else:
+            self._worker = AdoptedWorker(earlier)
 
     def poll(self, cursor: int, limit: int = CHUNK_BYTES) -> Report:
         """Return the worker's state and whole spool lines from a byte offset."""
         code = self._exit_code()  # asked before the spool is read: what was written before the end is then in it
+        if self.attempt.pack and self.paths.result.exists():
+            code = result_code(self.paths)
         return report_from(self.paths, cursor, code, running=code is None, limit=limit)
 
     def read_log(self, offset: int, limit: int = 2**20) -> bytes:
@@ -55,10 +74,13 @@ class Supervisor:
         """Ask the worker to stop, and kill it and its children after a grace. Returns at once."""
         if self._exit_code() is not None:
             return
-        try:
-            os.kill(self._worker.pid, signal.SIGTERM)
-        except ProcessLookupError:
-            return  # it ended a moment ago
+        if self.attempt.pack:
+            (self.attempt.path / STOP_FILE).touch()
+        else:
+            try:
+                os.kill(self._worker.pid, signal.SIGTERM)
+            except ProcessLookupError:
+                return  # it ended a moment ago
         if self._killer is not None:
             self._killer.cancel()
         self._killer = threading.Timer(grace_s, self.kill)
@@ -66,8 +88,8 @@ class Supervisor:
         self._killer.start()
 
     def kill(self) -> None:
-        """Kill the worker and everything in its process group."""
-        if self._exit_code() is None:
+        """Kill the worker and everything in its process group, unless the attempt is over and its ensemble is not."""
+        if self._exit_code() is None and not serves_others(self.attempt.path, self.attempt.pack):
             signal_group(self._worker.pid, signal.SIGKILL)
 
     def release(self) -> None:
@@ -75,7 +97,8 @@ class Supervisor:
         if self._killer is not None:
             self._killer.cancel()
         self.kill()
-        self._worker.close()
+        if not serves_others(self.attempt.path, self.attempt.pack):
+            self._worker.close()
 
     def _exit_code(self) -> int | None:
         code = self._worker.exit_code()
@@ -88,12 +111,33 @@ class Supervisor:
         return code
 
     def _launch(self) -> WorkerProcess:
-        write_json(self.paths.spec, self.attempt.to_json())
+        if self.attempt.follows:
+            raise ExecutorError(
+                f"{self.attempt.key}: the worker of its ensemble, {self.attempt.leader}, was not started"
+            )
+        attempts = [self.attempt, *(AttemptSpec.from_json(tree) for tree in self.attempt.members)]
+        for attempt in attempts:
+            attempt.path.mkdir(parents=True, exist_ok=True)
+            Path(attempt.run_directory).mkdir(parents=True, exist_ok=True)
+            write_json(AttemptPaths(attempt.path).spec, attempt.to_json())
         worker = ChildWorker(self.attempt)
         identity = ProcessId.of(worker.pid)
         if identity is not None:
-            write_json(self.attempt.path / LAUNCH_FILE, identity.to_json())
+            for attempt in attempts:
+                write_json(attempt.path / LAUNCH_FILE, identity.to_json())
         return worker
+
+
+def serves_others(directory: Path, pack: Sequence[str]) -> bool:
+    """Say whether an attempt is over while others of its ensemble are not: their worker is then theirs."""
+    over = {folder: AttemptPaths(Path(folder)).result.exists() for folder in pack}
+    return over.get(str(directory), False) and not all(over.values())
+
+
+def result_code(paths: AttemptPaths) -> int:
+    """Return the exit code of a worker that served one attempt alone and left this result."""
+    outcome = Outcome.from_json(read_json(paths.result) or {"status": "failed", "reason": "error"})
+    return EXIT_CODES[outcome.status]
 
 
 def report_from(

@@ -50,6 +50,7 @@ def attempt_spec(
         node=placement.node,
         devices=placement.devices,
         trial=settings.trial,
+        ensemble=settings.ensemble,
     )
 
 
@@ -69,6 +70,7 @@ def pack_handle(handle: str, placement: Placement) -> str:
             "devices": list(placement.devices),
             "cpus": share.cpus,
             "gpus": share.gpus,
+            "pack": placement.pack,
         }
     )
 
@@ -78,6 +80,8 @@ def unpack_handle(text: str) -> tuple[str, Placement]:
     try:
         tree = json.loads(text)
         share = Share(float(tree["cpus"]), float(tree["gpus"]))
-        return str(tree["handle"]), Placement(str(tree["node"]), tuple(tree["devices"]), share)
+        return str(tree["handle"]), Placement(
+            str(tree["node"]), tuple(tree["devices"]), share, str(tree.get("pack", ""))
+        )
     except (ValueError, KeyError, TypeError) as error:
         raise ExecutorError(f"expected a stored handle of an attempt, got {text!r}") from error

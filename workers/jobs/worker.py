@@ -16,7 +16,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 IDENTITY_FILE = "worker.json"
 LAUNCH_FILE = "launched.json"  # by whoever started the worker: it may die before the worker can say anything
+STOP_FILE = "stop"  # asks one attempt of an ensemble to stop, where a signal would ask them all
 
 
 def main(arguments: list[str]) -> int:
@@ -49,14 +50,17 @@ def main(arguments: list[str]) -> int:
     if tree is None:
         sys.stderr.write(f"{paths.spec}: expected the attempt's spec as a JSON object; the controller writes it.\n")
         return 2
-    return work(AttemptSpec.from_json(tree))
+    attempt = AttemptSpec.from_json(tree)
+    if attempt.members:
+        from workers.jobs.packed import work_together
+
+        return work_together(attempt)
+    return work(attempt)
 
 
 def work(attempt: AttemptSpec) -> int:
     """Run an attempt as the whole business of this process: signals, leash and exit code are set up here."""
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    stop = stop_event()
     # The trial's imports take seconds: the first heartbeat must not wait for them
     try:
         sink = SpoolSink(AttemptPaths(attempt.path).spool)
@@ -65,13 +69,26 @@ def work(attempt: AttemptSpec) -> int:
         return WorkerExit.DUPLICATE
     claim(attempt)
     if attempt.leash:
-        threading.Thread(target=_end_with_supervisor, args=(sink,), name="leash", daemon=True).start()
+        hold_leash([sink])
     outcome = run_attempt(attempt, sink, stop.is_set)
     if outcome.traceback is not None:
         sys.stderr.write(outcome.traceback)
     if outcome.status == "failed":
         return WorkerExit.FAILED
     return WorkerExit.COMPLETED if outcome.status == "completed" else WorkerExit.STOPPED
+
+
+def stop_event() -> threading.Event:
+    """Return what SIGTERM and SIGINT set from now on."""
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    return stop
+
+
+def hold_leash(sinks: Sequence[SpoolSink]) -> None:
+    """End this process when stdin closes, once the sinks are flushed."""
+    threading.Thread(target=_end_with_supervisor, args=(sinks,), name="leash", daemon=True).start()
 
 
 def run_attempt(attempt: AttemptSpec, sink: SpoolSink, should_stop: Callable[[], bool]) -> Outcome:
@@ -111,7 +128,7 @@ def worker_of(directory: Path) -> ProcessId | None:
 
 
 def load_trial(name: str) -> Trial:
-    """Return the function that `module:name` names.
+    """Return the function that `module:name` names, a trial.
 
     Raises:
         SpecError: no such module or function.
@@ -135,20 +152,24 @@ def _outcome(attempt: AttemptSpec, sink: SpoolSink, should_stop: Callable[[], bo
         from workers.training.context import RunContext
 
         spec = RunSpec.model_validate(attempt.spec, strict=False)
-        _limit_gpu_memory(attempt.gpus)
+        limit_gpu_memory(attempt.gpus)
         context = RunContext(attempt.run_id, attempt.number, Path(attempt.run_directory), sink, should_stop)
-        result = trial(spec, context)
-        return Outcome(
-            status=result.status,
-            reason=result.reason,
-            step=result.step,
-            metrics={key: value if value - value == 0 else str(value) for key, value in result.metrics.items()},
-            resumed_from=result.resumed_from,
-            train_seconds=result.train_seconds,
-            checkpoint=result.checkpoint,
-        )
+        return to_outcome(trial(spec, context))
     except Exception as error:  # noqa: BLE001 - whatever a trial raises is the run's result, not this process's failure
         return failure(error)
+
+
+def to_outcome(result: RunResult) -> Outcome:
+    """Return a trial's result as result.json tells it."""
+    return Outcome(
+        status=result.status,
+        reason=result.reason,
+        step=result.step,
+        metrics={key: value if value - value == 0 else str(value) for key, value in result.metrics.items()},
+        resumed_from=result.resumed_from,
+        train_seconds=result.train_seconds,
+        checkpoint=result.checkpoint,
+    )
 
 
 def failure(error: BaseException) -> Outcome:
@@ -175,20 +196,21 @@ def _code(error: BaseException) -> str:
     return "oom" if isinstance(error, MemoryError) else "error"
 
 
-def _limit_gpu_memory(gpus: float) -> None:
+def limit_gpu_memory(gpus: float) -> None:
     """Hold a run that shares a GPU to its share of the memory: Ray and CUDA separate devices, not memory."""
     torch = sys.modules.get("torch")
     if torch is not None and 0 < gpus < 1 and torch.cuda.is_available():
         torch.cuda.set_per_process_memory_fraction(gpus)
 
 
-def _end_with_supervisor(sink: SpoolSink) -> None:
+def _end_with_supervisor(sinks: Sequence[SpoolSink]) -> None:
     while os.read(0, 4096):
         pass
-    try:
-        sink.flush()
-    except SpoolError as error:
-        sys.stderr.write(f"{error}\n")
+    for sink in sinks:
+        try:
+            sink.flush()
+        except SpoolError as error:
+            sys.stderr.write(f"{error}\n")
     sys.stderr.write("the supervisor vanished: this worker ends, as its run may be at work elsewhere\n")
     os._exit(WorkerExit.ORPHANED)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -180,3 +181,25 @@ def test_bad_input_names_what_is_wrong_and_writes_nothing(
     assert told in done.stderr
     assert done.stdout == ""
     assert not home.root.exists()
+
+
+def test_a_dry_run_shows_which_runs_would_train_together(call: Call, mine: Path) -> None:
+    """The seeds of a trial differ in no shape, the trials do."""
+    done = call("submit", "mine.toml", "--dry-run", "--pack", "2")
+    assert "Packing: 2 ensembles of 2 runs" in done.stderr
+    done = call("submit", "mine.toml", "--dry-run", "--pack", "2", "--seeds", "3", "--json")
+    assert json.loads(done.stdout)["packing"]["workers"] == [[[0, 0], [0, 1]], [[1, 0], [1, 1]], [[0, 2]], [[1, 2]]]
+    assert "Packing" not in call("submit", "mine.toml", "--dry-run", "--pack", "off").stderr
+
+
+def test_pack_is_part_of_what_is_stored(call: Call, mine: Path, home: HomePaths, started: list[SubmitOptions]) -> None:
+    assert call("submit", "mine.toml", "--pack", "3").code == 0
+    with Reader(home) as reader:
+        assert {run.config["resources.pack"] for run in reader.runs()} == {3}
+
+
+@pytest.mark.parametrize("text", ["some", "0", "-1", "1.5"])
+def test_a_pack_that_is_none_is_refused(call: Call, mine: Path, text: str) -> None:
+    done = call("submit", "mine.toml", f"--pack={text}")
+    assert done.code == 2
+    assert f"--pack: got '{text}', expected auto, off, or a number" in done.stderr

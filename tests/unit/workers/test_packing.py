@@ -7,7 +7,15 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.packing import OWN_MODEL_FIELDS, OWN_TRAIN_FIELDS, differences, refusal, signature
+from workers.packing import (
+    OWN_MODEL_FIELDS,
+    OWN_TRAIN_FIELDS,
+    differences,
+    most_members,
+    plan_packs,
+    refusal,
+    signature,
+)
 from workers.specs import ModelSpec, RunSpec, TrainSpec
 
 BASE: dict[str, Any] = RunSpec().model_dump(mode="json")
@@ -51,3 +59,28 @@ def test_initial_values_of_another_kind_keep_them_apart() -> None:
 def test_dropout_is_refused() -> None:
     assert refusal(BASE) == ""
     assert "model.dropout is 0.1" in refusal(changed("model", "dropout", 0.1))
+
+
+def test_packs_are_dealt_in_order_and_over_all_gpus() -> None:
+    small = {**BASE, "task": {"name": "copying", "context": 8}}
+    wide = {**small, "model": {**BASE["model"], "d_model": 96}}
+    three = {**small, "resources": {**BASE["resources"], "pack": 3}}
+    assert plan_packs([small, wide, small, small, wide], gpus=1) == [[0, 2, 3], [1, 4]]
+    assert plan_packs([small, wide, small, small, wide], gpus=2) == [[0, 2], [1], [3], [4]]
+    assert plan_packs([small] * 3, gpus=0) == [[0], [1], [2]]
+    assert plan_packs([three] * 5, gpus=0) == [[0, 1, 2], [3, 4]]
+    assert plan_packs([{**small, "resources": {"gpus": 0.5}}] * 2, gpus=1) == [[0], [1]]
+
+
+@given(st.lists(st.sampled_from([4, 8, 16]), max_size=12), st.integers(0, 3), st.integers(1, 5))
+def test_every_run_is_in_exactly_one_pack_of_its_kind(widths: list[int], gpus: int, most: int) -> None:
+    specs = [{"model": {"d_model": width}, "resources": {"gpus": "auto", "pack": most}} for width in widths]
+    packs = plan_packs(specs, gpus=gpus)
+    assert sorted(place for pack in packs for place in pack) == list(range(len(widths)))
+    assert all(len(pack) <= most and len({widths[place] for place in pack}) == 1 for pack in packs)
+
+
+def test_large_steps_are_not_packed_by_themselves() -> None:
+    few, many = (changed("train", "batch_size", size) for size in (1, 512))
+    assert most_members(few, given_gpu=True) > 1
+    assert most_members(many, given_gpu=True) == 1

@@ -9,15 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from storage.home import AttemptPaths
-from workers.jobs.attempt import AttemptSpec, WorkerExit
+from workers.jobs.attempt import EXIT_CODES, AttemptSpec
 from workers.jobs.errors import ExecutorError
 from workers.jobs.executors.base import Capacity, Node, Report
 from workers.jobs.files import write_json
 from workers.jobs.sink import SpoolSink
 from workers.jobs.supervisor import leftovers, report_from
 from workers.jobs.worker import run_attempt
-
-EXIT_CODES = {"completed": WorkerExit.COMPLETED, "stopped": WorkerExit.STOPPED, "failed": WorkerExit.FAILED}
 
 
 @dataclass(slots=True)

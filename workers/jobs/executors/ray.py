@@ -34,18 +34,22 @@ from workers.jobs.errors import ExecutorError
 from workers.jobs.executors.base import Capacity, Node, Report
 from workers.jobs.executors.ray_actor import RunActor
 from workers.jobs.files import write_json
-from workers.jobs.supervisor import leftovers
+from workers.jobs.supervisor import leftovers, serves_others
 
 GONE = (RayActorError, ActorUnschedulableError, NodeDiedError, OutOfMemoryError, RuntimeEnvSetupError)
 
 
 @dataclass(slots=True)
 class _Remote:
-    """What this process holds for one attempt: the actor, and the question that it has not answered yet."""
+    """What this process holds for one attempt: the actor, and the question that it has not answered yet.
+
+    The attempts of an ensemble, in the folders `pack`, have one actor.
+    """
 
     name: str
     namespace: str
     directory: Path
+    pack: tuple[str, ...] = ()
     actor: Any = None
     question: Any = None
     cursor: int = -1
@@ -93,7 +97,29 @@ class RayExecutor:
         )
 
     def start(self, attempt: AttemptSpec) -> str:
-        """Make the attempt's actor, or find it."""
+        """Make the attempt's actor, or find it; an ensemble's is made for the first of its attempts."""
+        remote = _Remote(attempt.leader or attempt.key, self._namespace, attempt.path, attempt.pack)
+        handle = json.dumps(
+            {
+                "actor": remote.name,
+                "namespace": remote.namespace,
+                "directory": attempt.directory,
+                "pack": list(attempt.pack),
+            }
+        )
+        remote.actor = self._ensembles_actor(attempt) if attempt.follows else self._make_actor(attempt)
+        self._remotes[handle] = remote
+        return handle
+
+    def _ensembles_actor(self, attempt: AttemptSpec) -> Any:
+        try:
+            return ray.get_actor(attempt.leader, namespace=self._namespace)
+        except ValueError as error:
+            raise ExecutorError(
+                f"{attempt.key}: the actor of its ensemble, {attempt.leader}, is not there: {error}"
+            ) from error
+
+    def _make_actor(self, attempt: AttemptSpec) -> Any:
         leashed = replace(attempt, leash=True, devices=())  # Ray itself chooses GPUs, and tells by the environment
         options: dict[str, Any] = {
             "name": attempt.key,
@@ -108,13 +134,9 @@ class RayExecutor:
         if attempt.node:
             options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(attempt.node, soft=False)
         try:
-            actor = ray.remote(RunActor).options(**options).remote(leashed.to_json())
+            return ray.remote(RunActor).options(**options).remote(leashed.to_json())
         except RayError as error:
             raise ExecutorError(f"no actor for {attempt.key}: {error}") from error
-        remote = _Remote(attempt.key, self._namespace, attempt.path, actor)
-        handle = json.dumps({"actor": remote.name, "namespace": remote.namespace, "directory": attempt.directory})
-        self._remotes[handle] = remote
-        return handle
 
     def poll(self, handle: str, cursor: int) -> Report:
         """Return the answer to the last question, and ask the next; `running` without news while there is none."""
@@ -144,12 +166,12 @@ class RayExecutor:
         """SIGTERM through the actor, SIGKILL after the grace."""
         remote = self._find(handle)
         if remote.actor is not None:
-            remote.actor.stop.remote(grace_s)
+            remote.actor.stop.remote(str(remote.directory), grace_s)
 
     def release(self, handle: str) -> None:
-        """End the actor, and with it what is left of its worker."""
+        """End the actor, and with it what is left of its worker, unless that serves others of the attempt's ensemble."""
         remote = self._find(handle)
-        if remote.actor is not None:
+        if remote.actor is not None and not serves_others(remote.directory, remote.pack):
             ray.kill(remote.actor, no_restart=True)
         self._remotes.pop(handle, None)
 
@@ -160,7 +182,8 @@ class RayExecutor:
 
     def _ask(self, remote: _Remote, cursor: int) -> None:
         log = AttemptPaths(remote.directory).log
-        remote.question = remote.actor.poll.remote(cursor, log.stat().st_size if log.exists() else 0, _host())
+        offset = log.stat().st_size if log.exists() else 0
+        remote.question = remote.actor.poll.remote(str(remote.directory), cursor, offset, _host())
         remote.cursor = cursor
 
     def _find(self, handle: str) -> _Remote:
@@ -194,7 +217,7 @@ def _left(remote: _Remote, cursor: int, detail: str) -> Report:
 def _from_handle(handle: str) -> _Remote:
     try:
         tree = json.loads(handle)
-        return _Remote(tree["actor"], tree["namespace"], Path(tree["directory"]))
+        return _Remote(tree["actor"], tree["namespace"], Path(tree["directory"]), tuple(tree.get("pack", ())))
     except (ValueError, KeyError, TypeError) as error:
         raise ExecutorError(f"expected a handle of the Ray executor, got {handle!r}") from error
 

@@ -30,10 +30,11 @@ class SubprocessExecutor:
         return self._capacity
 
     def start(self, attempt: AttemptSpec) -> str:
-        """Start a worker process, or find the one that was started for the same attempt."""
-        handle = json.dumps({"executor": self.name, "directory": attempt.directory})
+        """Start a worker process, or find the one that was started for the same attempt, or for its ensemble."""
+        handle = self._handle(attempt.directory)
         if handle not in self._supervisors:
-            self._supervisors[handle] = Supervisor(attempt)
+            leader = self._supervisors.get(self._handle(attempt.pack[0])) if attempt.pack else None
+            self._supervisors[handle] = Supervisor(attempt, leader)
         return handle
 
     def poll(self, handle: str, cursor: int) -> Report:
@@ -59,6 +60,9 @@ class SubprocessExecutor:
     def close(self) -> None:
         """Nothing to let go of: the workers run on."""
         self._supervisors.clear()
+
+    def _handle(self, directory: str) -> str:
+        return json.dumps({"executor": self.name, "directory": directory})
 
     def _find(self, handle: str) -> Supervisor | None:
         """Return the attempt's supervisor, made anew after a restart of the controller."""
