@@ -173,8 +173,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         good = good and outcome.passed
         found |= {name: vars(test) for name, test in outcome.tests.items()}
-    if options.json is not None:
-        options.json.write_text(json.dumps(found, indent=1))
+        if options.json is not None:
+            options.json.write_text(json.dumps(found, indent=1))
     return 0 if good else 1
 
 
