@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -102,8 +103,15 @@ class MambaLab(App[None]):
         """Watch the store, and take over what it has answered while the terminal was made ready."""
         self.source.start()
         self.snapshot = self.source.snapshot
+        if self.is_web:
+            self.set_interval(1.0, partial(self._end_with, os.getppid()))
         if self._warning:
             self.notify(self._warning, severity="warning")
+
+    def _end_with(self, server: int) -> None:
+        """Leave where the server that shows this to a browser is gone without a word: nobody can look any more."""
+        if os.getppid() != server:
+            self.exit()
 
     def on_resize(self, event: Resize) -> None:
         """Put a word in front of everything while the terminal is too small, and take it off again."""
