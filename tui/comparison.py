@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from storage.rows import RunRow
+from tui.cells import fit
 from tui.charts import TOKENS
-from tui.format import count_label, fit, plain
+from tui.format import count_label, plain
 from tui.widgets.text_view import TextLine
 
 VALUE = 16

@@ -1,11 +1,9 @@
-"""Numbers, durations and ages in few characters."""
+"""Numbers, durations and ages in few characters. Standard library only."""
 
 from __future__ import annotations
 
 import math
 import re
-
-from rich.cells import cell_len, set_cell_size
 
 UNITS = (("d", 86400.0), ("h", 3600.0), ("m", 60.0))
 SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
@@ -92,22 +90,6 @@ def bar(share: float, width: int) -> tuple[str, str]:
     full, half = divmod(halves, 2)
     filled = "━" * full + "╸" * half
     return filled, "─" * (width - len(filled))
-
-
-def cells(text: str) -> int:
-    """Return how many cells of the terminal a text takes: most characters one, some two."""
-    return len(text) if text.isascii() else cell_len(text)
-
-
-def fit(text: str, width: int, align: str = "left") -> str:
-    """Return the text in exactly `width` cells, cut with an ellipsis where it is too long."""
-    if not text.isascii() and (taken := cell_len(text)) != len(text):
-        if taken > width:
-            return set_cell_size(text, max(0, width - 1)) + "…" if width > 0 else ""
-        return " " * (width - taken) + text if align == "right" else text + " " * (width - taken)
-    if len(text) > width:
-        return text[: max(0, width - 1)] + "…" if width > 0 else ""
-    return text.rjust(width) if align == "right" else text.ljust(width)
 
 
 def plain(value: object) -> str:

@@ -174,14 +174,25 @@ def build_ablation(
     baseline = merged.setdefault("baseline", {})
     if not isinstance(baseline, dict):
         raise SpecError(f"{source}: key `baseline`: expected a table, got {type(baseline).__name__}")
+    written = copy.deepcopy(baseline)
     for text in overrides:
         key, value = parse_override(text)
         set_dotted(baseline, key, value, source=f"--set {text}")
     if seeds is not None:
         merged["seeds"] = list(seeds)
     spec = validate(AblationSpec, merged, source)
+    if overrides and _is_valid(written):
+        validate(RunSpec, spec.baseline, "--set")  # the file is good as it is written, so it is not the one to name
     validate(RunSpec, spec.baseline, source, prefix="baseline.")
     return spec
+
+
+def _is_valid(tree: Mapping[str, Any]) -> bool:
+    try:
+        validate(RunSpec, tree, "")
+    except SpecError:
+        return False
+    return True
 
 
 def at_scale(spec: AblationSpec, name: str, source: str) -> dict[str, Any]:

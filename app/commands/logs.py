@@ -51,7 +51,12 @@ def _print_once(store: Reader, paths: HomePaths, run_id: str, attempt: int | Non
     if number > run.attempt:
         raise CommandError(f"{run_id} has {run.attempt} attempts, not {number}.", ExitCode.NOT_FOUND)
     if not log.is_file():
-        say(f"attempt {number} of {run_id} has written no log: {log}")
+        inline = any(row.number == number and row.executor == "inline" for row in store.attempts(run_id))
+        if inline:
+            say(f"attempt {number} of {run_id} ran inline: what it printed went to the terminal of the command that ran it, and "
+                f"no log is kept. `mambalab show {run_id}` has its metrics, events and traceback.")  # fmt: skip
+        else:
+            say(f"attempt {number} of {run_id} has written no log: {log}")
         return
     _copy(log, 0)
 

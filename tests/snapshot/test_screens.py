@@ -107,7 +107,7 @@ CASES: dict[str, tuple[tuple[int, int], tuple[Step, ...]]] = {
     "runs-group-by": (SMALL, (sparks, "b")),
     "command": (SMALL, (sparks, on("completed"), "colon", *"canc")),
     "command-light": (MIDDLE, (sparks, "T", "colon")),
-    "columns": (SMALL, ("C",)),
+    "columns": (SMALL, (sparks, "C")),
     "run-curves-80x24": (SMALL, (on("completed"), "enter", curves, detail)),
     "run-curves-120x40": (MIDDLE, (on("completed"), "enter", curves, detail, "e")),
     "run-curves-200x60": (LARGE, (on("completed"), "enter", curves, detail)),
@@ -129,9 +129,9 @@ CASES: dict[str, tuple[tuple[int, int], tuple[Step, ...]]] = {
     "compare-differences": (SMALL, ("a", "j", "enter", "c", curves, lambda app: app.parameters, "d")),
     "sql": (SMALL, ("Q", ask, "enter",
                     lambda app: app.screen.query_one("#answer").rows)),  # type: ignore[attr-defined]
-    "help": (SMALL, ("question_mark",)),
+    "help": (SMALL, (sparks, "question_mark")),
     "help-run-120x40": (MIDDLE, ("enter", curves, "question_mark")),
-    "commands": (SMALL, ("at",)),
+    "commands": (SMALL, (sparks, "at")),
 }  # fmt: skip
 QUERY = "SELECT status, COUNT(*) AS runs, ROUND(AVG(percent), 1) AS percent FROM v_runs GROUP BY status"
 

@@ -13,19 +13,18 @@ from textual.containers import Container
 
 from storage.matrix import Matrix, build_matrix
 from storage.rows import AblationRow, RunRow
-from tui.charts import PROBE
 from tui.curve_cache import Curve
 from tui.effects import effect_lines, main_effects
 from tui.exports import write_exports
-from tui.format import bar
 from tui.keys import Situation, bindings
 from tui.messages import Snapshot
 from tui.plot.series import Points
+from tui.quoted import quoted
 from tui.screens.base import Mover
 from tui.screens.control import ControlScreen
 from tui.screens.queueing import add_seeds, ask_for_seeds
 from tui.source import Interest
-from tui.theme import STATUS_GLYPHS
+from tui.study import layouts_of, metrics_of, progress_pieces
 from tui.widgets.chart_data import ChartData, Line
 from tui.widgets.command_log import command
 from tui.widgets.curves import Curves
@@ -89,17 +88,11 @@ class AblationScreen(ControlScreen):
 
     def metrics(self) -> list[str]:
         """Return the metrics that the matrix can show, the deciding one first."""
-        known = {key for run in self.runs for key in run.metrics if not key.startswith(PROBE)}
-        first = [self.ablation.metric, *self.ablation.secondary] if self.ablation else []
-        return list(dict.fromkeys([*first, *sorted(known, key=lambda key: (not key.startswith("valid/"), key))]))
+        return metrics_of(self.ablation, self.runs)
 
     def layouts(self) -> list[tuple[list[str], list[str]]]:
-        """Return the ways to lay out the axes: each of them as the columns, then all of them as rows."""
-        axes = list(self.ablation.axes) if self.ablation else []
-        if not axes:
-            return [([], [])]
-        ways = [([axis for axis in axes if axis != one], [one]) for one in reversed(axes)]
-        return [*ways, (axes, [])]
+        """Return the ways to lay out the axes."""
+        return layouts_of(self.ablation.axes if self.ablation else ())
 
     def matrix(self) -> Matrix | None:
         """Return the matrix as it is now."""
@@ -134,7 +127,7 @@ class AblationScreen(ControlScreen):
         self.seeds.learn(snapshot)
         self._show_head()
         if (matrix := self.matrix()) is not None:
-            self.view.show(matrix)
+            self.view.show(matrix, quoted(self.ablation, matrix) if self.ablation is not None else None)
             self.view.styles.height = self.view.content_lines
         self._show_below()
         super().show_snapshot(snapshot)
@@ -148,16 +141,7 @@ class AblationScreen(ControlScreen):
         question.show(
             (f" {ablation.question or 'no question was written down'}", "text" if ablation.question else "muted")
         )
-        filled, rest = bar(ablation.progress, 16)
-        pieces = [
-            (f" {filled}", "running"),
-            (rest, "faint"),
-            (f" {ablation.progress:.0%} of {ablation.runs_total} runs ", ""),
-        ]
-        pieces += [(f" {STATUS_GLYPHS[status]}{count}", status) for status, count in ablation.counts.items()]
-        direction = {"max": "higher is better", "min": "lower is better"}.get(self.direction, "")
-        pieces += [(f"   {self.metric or ablation.metric}", "accent"), (f" {direction}", "muted")]
-        state.show(*pieces)
+        state.show(*progress_pieces(ablation, self.metric or ablation.metric, self.direction))
 
     @property
     def direction(self) -> str:
@@ -181,7 +165,10 @@ class AblationScreen(ControlScreen):
         label = " · ".join(part for part in (*key[0], *key[1]) if part) if key else ""
         hint = "  esc goes back to the matrix" if self.in_seeds else "  enter goes to the seeds"
         name = label or "the only cell"
-        below.show((" runs of ", "muted"), (name, "accent"), (hint, "muted"), (self.view.chance, "muted"))
+        pieces = [(" runs of ", "muted"), (name, "accent"), (hint, "muted"), (self.view.chance, "muted")]
+        if source := self.view.quoted.source:  # where cells are narrow, ¶ stands for the paper
+            pieces.append((f"   ¶ paper: {source}", "muted"))
+        below.show(*pieces)
         if self.ablation is not None:
             self.seeds.by_ablation = {self.ablation_id: self.metric or self.ablation.metric}
         self.seeds.show_runs([run for run in self.runs if run.id in wanted])

@@ -12,8 +12,8 @@ from storage.rows import AblationRow
 from tui.format import bar, duration
 from tui.keys import Situation, bindings
 from tui.messages import Snapshot
+from tui.screens.empty import empty_lines
 from tui.screens.queueing import add_seeds, ask_for_seeds
-from tui.screens.runs import empty_lines
 from tui.screens.sorting import SortActions
 from tui.source import Interest
 from tui.theme import STATUS_GLYPHS, Palette

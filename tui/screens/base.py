@@ -5,31 +5,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, ClassVar, Protocol, cast
+from typing import TYPE_CHECKING, ClassVar, cast
 
 from textual.app import ComposeResult
 from textual.screen import Screen
 
 from tui.keys import Situation, actions
 from tui.messages import Snapshot
+from tui.screens.moving import Mover, Moving
 from tui.source import Interest
 from tui.theme import PALETTES
 from tui.widgets.status_bar import KeyBar, TopBar
+
+__all__ = ["LabScreen", "Mover"]
 
 if TYPE_CHECKING:
     from tui.app import MambaLab
 
 
-class Mover(Protocol):
-    """What the movement keys move: a table, a matrix, text, charts."""
-
-    @property
-    def page(self) -> int: ...
-    def move(self, rows: int = 0, columns: int = 0) -> None: ...
-    def move_to(self, index: int) -> None: ...
-
-
-class LabScreen(Screen[None]):
+class LabScreen(Moving, Screen[None]):
     """A screen whose keys come from the table. Subclasses name their scope, their body and what the keys move."""
 
     SCOPE: ClassVar[str] = ""
@@ -68,10 +62,6 @@ class LabScreen(Screen[None]):
     def situation(self) -> Situation:
         """Return what the conditions of actions look at."""
         return Situation()
-
-    def mover(self) -> Mover | None:
-        """Return what the movement keys move."""
-        return None
 
     def on_mount(self) -> None:
         """Show what is known, and go on as time passes: ages and etas change without the store changing."""
@@ -157,46 +147,6 @@ class LabScreen(Screen[None]):
     def on_key_bar_pressed(self, message: KeyBar.Pressed) -> None:
         """Do what was clicked."""
         self.action_perform(message.name)
-
-    def do_down(self) -> None:
-        """Move down."""
-        self._move(rows=1)
-
-    def do_up(self) -> None:
-        """Move up."""
-        self._move(rows=-1)
-
-    def do_left(self) -> None:
-        """Move left."""
-        self._move(columns=-1)
-
-    def do_right(self) -> None:
-        """Move right."""
-        self._move(columns=1)
-
-    def do_page_down(self) -> None:
-        """Move a page down."""
-        if mover := self.mover():
-            self._move(rows=max(1, mover.page - 1))
-
-    def do_page_up(self) -> None:
-        """Move a page up."""
-        if mover := self.mover():
-            self._move(rows=-max(1, mover.page - 1))
-
-    def do_top(self) -> None:
-        """Go to the first row."""
-        if mover := self.mover():
-            mover.move_to(0)
-
-    def do_bottom(self) -> None:
-        """Go to the last row."""
-        if mover := self.mover():
-            mover.move_to(10**9)
-
-    def _move(self, rows: int = 0, columns: int = 0) -> None:
-        if mover := self.mover():
-            mover.move(rows=rows, columns=columns)
 
     def do_open(self) -> None:
         """Open what is under the cursor."""

@@ -13,7 +13,7 @@ from tui.cluster import WAYS_OUT, empty_cluster_lines, load_pieces, standing_pie
 from tui.keys import Situation, bindings
 from tui.messages import UNREADABLE, Snapshot, StoreState
 from tui.screens.control import ControlScreen
-from tui.screens.runs import empty_lines
+from tui.screens.empty import empty_lines
 from tui.source import Interest
 from tui.widgets.cluster_table import ClusterTable
 from tui.widgets.status_bar import TextBar

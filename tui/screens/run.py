@@ -216,6 +216,10 @@ class RunScreen(CurveActions, ControlScreen):
             view = self.query_one(LogView)
             if message.attempt < 1:
                 view.message = "no attempt yet: the run waits in the queue"
+            elif self.detail is not None and any(
+                row.number == message.attempt and row.executor == "inline" for row in self.detail.attempts
+            ):
+                view.message = "it ran inline: what it printed went to the terminal of the command that ran it"
             view.show(message.lines, first=message.first)
 
     def do_curves(self) -> None:

@@ -13,35 +13,19 @@ from storage.rows import RunRow
 from tui.filter import Filter, compile_filter
 from tui.filter_terms import groupings
 from tui.keys import Situation, bindings
-from tui.messages import UNREADABLE, Snapshot, StoreState
+from tui.messages import Snapshot, StoreState
+from tui.screens.column_actions import ColumnActions
 from tui.screens.control import ControlScreen
+from tui.screens.empty import empty_lines
 from tui.screens.sorting import SortActions
 from tui.source import Interest
 from tui.widgets.filter_bar import FilterBar
 from tui.widgets.run_table import RunTable
 from tui.widgets.table import VirtualTable
-from tui.widgets.text_view import TextLine, TextView
-
-EMPTY = (
-    "No runs yet. In another terminal, from this folder:",
-    "mambalab submit demo",
-    "It returns at once, and the runs appear here. `mambalab presets` lists the ablations that come along.",
-)
+from tui.widgets.text_view import TextView
 
 
-def empty_lines(snapshot: Snapshot, home: str) -> list[TextLine]:
-    """Return what stands in place of the table while there is nothing to list."""
-    state = snapshot.state
-    if state is StoreState.LOADING:
-        return [[("Reading the store ...", "muted")]]
-    if state in UNREADABLE and state is not StoreState.MISSING:
-        return [[("The store cannot be shown", "bad")], [], [(snapshot.message, "")],
-                [], [("It is tried again every moment; this screen goes on by itself.", "muted")]]  # fmt: skip
-    head = f"There is no store at {home} yet." if state is StoreState.MISSING else f"The store at {home} is empty."
-    return [[(head, "")], [], [(EMPTY[0], "muted")], [], [(f"    {EMPTY[1]}", "accent")], [], [(EMPTY[2], "muted")]]
-
-
-class RunsScreen(SortActions, ControlScreen):
+class RunsScreen(ColumnActions, SortActions, ControlScreen):
     """The table of runs."""
 
     SCOPE = "runs"
@@ -286,47 +270,3 @@ class RunsScreen(SortActions, ControlScreen):
         """Show or hide archived runs."""
         self.show_archived = not self.show_archived
         self.lab.source.refresh(archived=self.show_archived)
-
-    def do_columns(self) -> None:
-        """Choose the columns."""
-        from tui.screens.columns import ColumnsScreen
-
-        def chosen(columns: list[str] | None) -> None:
-            if columns:
-                self.lab.settings.columns = columns
-                self._columns_changed()
-
-        self.lab.push_screen(ColumnsScreen(self.snapshot, self.lab.settings.columns), chosen)
-
-    def _columns_changed(self) -> None:
-        self.table.rebuild()
-        self.apply_filter()
-        self.lab.save_settings()
-
-    def do_move_left(self) -> None:
-        """Move the column under the cursor to the left."""
-        self._move_column(-1)
-
-    def do_move_right(self) -> None:
-        """Move the column under the cursor to the right."""
-        self._move_column(1)
-
-    def _move_column(self, by: int) -> None:
-        columns, at = self.lab.settings.columns, self.table.column
-        if 0 <= at + by < len(columns):
-            columns[at], columns[at + by] = columns[at + by], columns[at]
-            self._columns_changed()
-            self.table.move(columns=by)
-
-    def do_narrower(self) -> None:
-        """Make the column under the cursor narrower."""
-        self._resize_column(-2)
-
-    def do_wider(self) -> None:
-        """Make the column under the cursor wider."""
-        self._resize_column(2)
-
-    def _resize_column(self, by: int) -> None:
-        column = self.table.columns[self.table.column]
-        self.lab.settings.widths[column.key] = max(3, min(80, column.width + by))
-        self._columns_changed()

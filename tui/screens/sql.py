@@ -15,7 +15,8 @@ from textual.widgets import Input
 from storage.errors import StorageError
 from storage.home import HomePaths
 from storage.sql import QueryResult, run_query
-from tui.format import fit, number
+from tui.cells import fit
+from tui.format import number
 from tui.keys import bindings
 from tui.messages import Snapshot
 from tui.screens.sorting import SortActions

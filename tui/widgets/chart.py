@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from rich.segment import Segment
 from textual.strip import Strip
 
-from tui.format import fit, number
+from tui.cells import fit
+from tui.format import number
 from tui.plot.raster import BRAILLE, Bits, draw
 from tui.plot.scale import Scale, fitted
 from tui.plot.series import Floats, Points, decimate, smooth, window

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 from storage.cluster import ClusterRow
 from storage.rows import RunRow
+from tui.cells import cells
 from tui.cluster_lines import ClusterLine, cluster_lines, host_use
-from tui.format import cells
 from tui.theme import STATUS_GLYPHS, Palette
 from tui.widgets.column import Column, Piece
 from tui.widgets.order import Section

@@ -18,7 +18,8 @@ from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
-from tui.format import fit, number
+from tui.cells import fit
+from tui.format import number
 from tui.lens import Grid, columns_of
 from tui.plot.scale import Scale
 from tui.theme import Palette, palette_of, style

@@ -13,7 +13,9 @@ from textual.strip import Strip
 
 from storage.export import MARK
 from storage.matrix import Cell, CellKey, Key, Matrix, format_cell, format_mean
-from tui.format import bar, fit, number
+from tui.cells import fit
+from tui.format import bar, number
+from tui.quoted import Quoted
 from tui.theme import STATUS_GLYPHS, Palette, palette_of, style
 
 MIN_CELL = 13
@@ -41,12 +43,14 @@ class MatrixView(ScrollView, inherit_bindings=False):
         self._judge: Matrix | None = (
             None  # with the same values: the test takes long for many seeds, so its p values stay
         )
+        self.quoted = Quoted()
         self.row = 0
         self.column = 0
         self.active = True
 
-    def show(self, matrix: Matrix) -> None:
-        """Show a matrix; the cursor stays in its place, within it."""
+    def show(self, matrix: Matrix, quoted: Quoted | None = None) -> None:
+        """Show a matrix, a paper's numbers in its cells; the cursor stays in its place, within it."""
+        self.quoted = quoted or Quoted()
         if self.matrix is None or _compared(matrix) != _compared(self.matrix):
             self._judge = matrix
         self.matrix = matrix
@@ -68,7 +72,12 @@ class MatrixView(ScrollView, inherit_bindings=False):
     def content_lines(self) -> int:
         """How many lines the matrix needs."""
         rows = len(self.matrix.row_keys) if self.matrix is not None else 0
-        return HEADER + 1 + rows * 3
+        return HEADER + 1 + rows * self.row_height
+
+    @property
+    def row_height(self) -> int:
+        """How many lines a row has: value, state, the paper's number where there is any, and a blank."""
+        return 4 if self.quoted.values else 3
 
     @property
     def key(self) -> CellKey | None:
@@ -127,8 +136,8 @@ class MatrixView(ScrollView, inherit_bindings=False):
 
     def _show_cursor(self) -> None:
         region = self.scrollable_content_region
-        top, left = HEADER + self.row * 3, self._row_width() + self.column * (self.cell_width + 1)
-        y = min(max(self.scroll_y, top + 3 - region.height + 1), top - HEADER)
+        top, left = HEADER + self.row * self.row_height, self._row_width() + self.column * (self.cell_width + 1)
+        y = min(max(self.scroll_y, top + self.row_height - region.height + 1), top - HEADER)
         x = min(max(self.scroll_x, left + self.cell_width - region.width + 1), max(0, left - self._row_width()))
         self.scroll_to(x=x, y=y, animate=False, immediate=True)
 
@@ -141,7 +150,7 @@ class MatrixView(ScrollView, inherit_bindings=False):
             return Strip.blank(width, ground)
         if y < HEADER:
             return self._header(y, palette).crop_extend(0, width, ground)
-        row, line = divmod(y - HEADER + round(self.scroll_y), 3)
+        row, line = divmod(y - HEADER + round(self.scroll_y), self.row_height)
         if row >= len(self.matrix.row_keys):
             return Strip.blank(width, ground)
         return self._row(row, line, palette).crop_extend(0, width, ground)
@@ -174,7 +183,11 @@ class MatrixView(ScrollView, inherit_bindings=False):
         segments = [Segment(fit(label, left), style(palette.accent, palette.background, bold=True))]
         for column, column_key in self._columns():
             here = row == self.row and column == self.column
-            background = (palette.cursor if self.active else palette.panel) if here and line < 2 else palette.background
+            background = (
+                (palette.cursor if self.active else palette.panel)
+                if here and line < self.row_height - 1
+                else palette.background
+            )
             pieces = self._pieces((key, column_key), line, palette)
             used = sum(len(text) for text, _ in pieces)
             pad = " " * max(0, self.cell_width - used)
@@ -194,11 +207,27 @@ class MatrixView(ScrollView, inherit_bindings=False):
         matrix = self.matrix
         assert matrix is not None
         cell = matrix.cells.get(key)
-        if cell is None or line == 2:
-            return ((("·", palette.faint),) if line == 0 else ()) if cell is None else ()
+        if cell is None:
+            return (("·", palette.faint),) if line == 0 else ()
         if line == 0:
             return self._value(key, cell, palette)
-        return self._state(key, cell, palette)
+        if line == 1:
+            return self._state(key, cell, palette)
+        return self._paper(key, cell, palette) if line < self.row_height - 1 else ()
+
+    def _paper(self, key: CellKey, cell: Cell, palette: Palette) -> Sequence[Piece]:
+        """Return the paper's number, as printed where ours is not of its unit, and ours less it where that means something."""
+        paper = self.quoted.values.get(key)
+        if paper is None:
+            return ()
+        shown = format_mean(paper if self.quoted.comparable else paper / self.quoted.factor, None)
+        if not self.quoted.comparable or not cell.n:
+            return ((f"paper {shown}", palette.muted),)
+        difference = cell.mean - paper
+        sign = "+" if difference > 0 else "-" if difference < 0 else ""
+        gap = (f" {sign}{format_mean(abs(difference), None)}", self._judged(difference, palette))
+        word = "paper " if self.cell_width >= FULL_CELL else "¶"
+        return ((f"{word}{shown}", palette.muted), gap)
 
     def _value(self, key: CellKey, cell: Cell, palette: Palette) -> Sequence[Piece]:
         assert self.matrix is not None
@@ -246,7 +275,7 @@ class MatrixView(ScrollView, inherit_bindings=False):
         """Put the cursor on a clicked cell; a double click opens it."""
         if self.matrix is None or event.y < HEADER:
             return
-        row = (event.y - HEADER + round(self.scroll_y)) // 3
+        row = (event.y - HEADER + round(self.scroll_y)) // self.row_height
         columns = self._columns()
         place = (event.x - self._row_width()) // (self.cell_width + 1)
         if 0 <= place < len(columns) and row < len(self.matrix.row_keys):

@@ -8,7 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 from storage.rows import RunRow
-from tui.format import bar, cells, count_label, duration, fit, number, plain
+from tui.cells import cells, fit
+from tui.format import bar, count_label, duration, number, plain
 from tui.messages import Snapshot
 from tui.progress import deciding_metric, eta_of, is_silent, share_of
 from tui.settings import Settings

@@ -11,7 +11,7 @@ from textual.strip import Strip
 from textual.widget import Widget
 
 from storage.cluster import Standing
-from tui.format import fit
+from tui.cells import fit
 from tui.keys import Action, Situation, key_label
 from tui.messages import Snapshot, StoreState
 from tui.theme import STATUS_GLYPHS, Palette, named_color, palette_of, style

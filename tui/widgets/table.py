@@ -18,10 +18,10 @@ from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
-from tui.format import cells, fit
 from tui.theme import Palette, palette_of, style
 from tui.widgets.column import Column, Piece, Row, share_room
 from tui.widgets.order import Section, Sections, grouped, ordered
+from tui.widgets.table_lines import header_line, row_line
 
 
 class VirtualTable(ScrollView, Generic[Row], inherit_bindings=False):
@@ -259,16 +259,9 @@ class VirtualTable(ScrollView, Generic[Row], inherit_bindings=False):
         return style(palette.text, palette.cursor if index == self.cursor else palette.background)
 
     def _header(self, palette: Palette) -> Strip:
-        segments = [Segment(" ", style(palette.muted, palette.panel))]
-        for index, (column, width) in enumerate(zip(self.columns, self._widths, strict=True)):
-            arrow = ("▼" if self.descending else "▲") if column.key == self.sort_key else ""
-            title = fit(column.title + arrow, width, column.align)
-            ink = palette.accent if index == self.column else palette.muted
-            segments.append(Segment(title, style(ink, palette.panel, bold=True)))
-            segments.append(Segment(" ", style(ink, palette.panel)))
-        width = sum(self._widths) + len(self._widths) + 1
-        spare = max(0, self.scrollable_content_region.width - width)
-        return Strip([*segments, Segment(" " * spare, style(palette.muted, palette.panel))])
+        order = (self.sort_key, "▼" if self.descending else "▲")
+        room = self.scrollable_content_region.width
+        return header_line(self.columns, self._widths, palette, at=self.column, order=order, room=room)
 
     def _more(self, strip: Strip, palette: Palette) -> Strip:
         """Say at the header's ends that there are more columns than fit."""
@@ -281,28 +274,11 @@ class VirtualTable(ScrollView, Generic[Row], inherit_bindings=False):
         return strip
 
     def _line(self, index: int, palette: Palette) -> Strip:
-        row, now = self.rows[index], self.now()
-        background = palette.cursor if index == self.cursor else palette.background
+        row = self.rows[index]
         marked = self.key_of(row) in self.marks
-        first = "●" if marked else ("▌" if index == self.cursor else " ")
-        texts, inks = [first], [palette.best if marked else palette.accent]
-        for column, width in zip(self.columns, self._widths, strict=True):
-            pieces = column.paint(row, now, palette, width)
-            used = sum(cells(text) for text, _ in pieces)
-            if column.align == "right" and used < width:
-                texts[-1] += " " * (width - used)  # blanks have no colour of their own: they join the text before them
-            left = width
-            for text, color in pieces:
-                cut = text if used <= width else fit(text, min(cells(text), left))
-                left -= cells(cut)
-                ink = color or palette.text
-                if ink == inks[-1]:
-                    texts[-1] += cut
-                else:
-                    texts.append(cut)
-                    inks.append(ink)
-            texts[-1] += " " * (1 + (width - used if column.align != "right" and used < width else 0))
-        return Strip([Segment(text, style(ink, background)) for text, ink in zip(texts, inks, strict=True)])
+        return row_line(
+            self.columns, self._widths, row, palette, now=self.now(), here=index == self.cursor, marked=marked
+        )
 
     def on_click(self, event: events.Click) -> None:
         """Sort by a clicked title; select a clicked row; open the row under the cursor at a double click."""

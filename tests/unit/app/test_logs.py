@@ -42,6 +42,15 @@ def test_a_run_that_has_not_started_says_so(call: Call, lab: Lab) -> None:
     assert "is queued and has not started" in done.stderr
 
 
+def test_an_attempt_without_a_log_says_why(call: Call, lab: Lab) -> None:
+    with Repository(lab.paths) as store:
+        assert store.begin_attempt(lab.runs[3], executor="ray", now=100.0) == 1
+    assert "has written no log: " in call("logs", lab.runs[3]).stderr
+    done = call("logs", lab.runs[0])
+    assert (done.code, done.stdout) == (0, "")
+    assert "ran inline: what it printed went to the terminal of the command that ran it" in done.stderr
+
+
 def test_an_ablation_is_refused_with_its_runs(call: Call, lab: Lab) -> None:
     done = call("logs", "demo")
     assert done.code == 2

@@ -141,8 +141,11 @@ def test_a_relative_text_becomes_absolute(
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["submit", "mine.toml", "--set", "model.d_sate=8"], "did you mean `baseline.model.d_state`?"),
-        (["submit", "mine.toml", "--set", "model.d_state=many"], "key `baseline.model.d_state`"),
+        (
+            ["submit", "mine.toml", "--set", "model.d_sate=8"],
+            "error: --set: unknown key `model.d_sate`: did you mean `model.d_state`?",
+        ),
+        (["submit", "mine.toml", "--set", "model.d_state=many"], "error: --set: key `model.d_state`"),
         (["submit", "mine.toml", "--set", "model.d_state"], "expected KEY=VALUE"),
         (["submit", "mine.toml", "--seeds", "few"], "expected a count such as 3 or a list"),
         (["submit", "mine.toml", "--seeds", "0"], "expected a count of at least 1"),

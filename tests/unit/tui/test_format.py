@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from tui.format import bar, bytes_size, count_label, duration, fit, number, parse_duration, plain
+from tui.cells import fit
+from tui.format import bar, bytes_size, count_label, duration, number, parse_duration, plain
 from tui.widgets.sparkline import sparkline
 
 

@@ -39,7 +39,7 @@ def test_the_first_screen_needs_no_numpy() -> None:
 
 
 def test_the_filter_language_needs_no_textual() -> None:
-    assert loaded_by("tui.filter") & {"textual", "numpy"} == set()
+    assert loaded_by("tui.filter") & {"textual", "numpy", "rich", "pygments"} == set()
 
 
 def test_settings_survive_and_are_found_where_the_desktop_keeps_them(
