@@ -45,6 +45,7 @@ VERBS: dict[str, Verb] = {
     "task": Verb("Learn", "task", "app"),
     "doctor": Verb("Learn", "doctor", "doctor"),
     "bench": Verb("Learn", "bench", "app"),
+    "profile": Verb("Learn", "profile", "profile"),
 }
 
 

@@ -58,6 +58,31 @@ def kernels(
         raise CommandError("an op does not agree with its reference; it has no speed")
 
 
+@app.command("train")
+def train(
+    *,
+    cases: Annotated[list[str] | None, typer.Option("--case", help="Only this case. May be given often.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="A fifth of the time a figure.")] = False,
+    output: Output = None,
+    as_json: Json = False,
+) -> None:
+    """Measure training steps, captured and eager, beside a Transformer of equal size: on the GPU where there is one.
+
+    Cases on a GPU: induction-heads, selective-copying, lm-130m. On a CPU the first alone.
+    """
+    from app.console import data, say
+    from workers.training.bench import run_bench
+
+    try:
+        report = run_bench(cases or (), quick=quick, progress=say)
+    except ValueError as error:
+        bad_input(f"--case: {error}")
+    if output is not None:
+        report.write(output)
+        say(f"written to {output}")
+    data(report.to_json() if as_json else report.table())
+
+
 @app.command("store")
 def store(
     *,

@@ -66,6 +66,10 @@ class TrainReport:
         """Return every figure as JSON."""
         return json.dumps({"schema": SCHEMA, "bench": "train", **asdict(self)}, indent=1, allow_nan=False)
 
+    def write(self, path: Path) -> None:
+        """Write the JSON to a file."""
+        path.write_text(self.to_json() + "\n", encoding="utf-8")
+
     def table(self) -> str:
         """Return the figures as lines of text."""
         head = f"{'case':<19} {'subject':<22} {'mode':<13} {'steps/s':>9} {'tokens/s':>11}"
@@ -181,7 +185,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     report = run_bench(options.names, quick=options.quick, commit=options.commit, progress=_tell)
     sys.stdout.write(report.table() + "\n")
     if options.out is not None:
-        options.out.write_text(report.to_json() + "\n", encoding="utf-8")
+        report.write(options.out)
     return 0
 
 
