@@ -49,7 +49,7 @@ def load_pieces(row: ClusterRow, bar_width: int) -> TextLine:
         ]
     runs = {holding.run_id for machine in row.machines for holding in machine.holdings}
     pieces += [(f" ▶ {len(runs)} at work ", "running"), (f" ○ {row.waiting_total} wait", "queued")]
-    if row.waiting_total > len(row.waiting):
+    if row.waiting_total > len(row.waiting) > 0:
         pieces.append((f", the first {len(row.waiting)} are shown", "muted"))
     return pieces
 

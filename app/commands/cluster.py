@@ -38,11 +38,13 @@ def cluster(context: typer.Context, *, as_json: Json = False) -> None:
 
 
 def living_controller(paths: HomePaths) -> int | None:
-    """Return the process of the controller that holds the store; None where none does."""
+    """Return the process of the controller that holds the store, 0 where it has yet to say which; None where none does."""
     from workers.jobs.lock import is_held, read_record
 
     record = read_record(paths)
-    return record.pid if is_held(paths.controller_lock) and record is not None else None
+    if not is_held(paths.controller_lock):
+        return None
+    return record.pid if record is not None else 0
 
 
 def _about(row: ClusterRow, now: float) -> str:
@@ -81,4 +83,5 @@ def _table(row: ClusterRow, runs: dict[str, RunRow], now: float) -> None:
             f"{f'; {use}' if use else ''}"
         )
     if row.waiting_total > len(row.waiting):
-        say(f"{row.waiting_total} runs wait; the first {len(row.waiting)} are listed")
+        listed = f"; the first {len(row.waiting)} are listed" if row.waiting else ""
+        say(f"{row.waiting_total} runs wait{listed}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from storage.cluster import ClusterRow, Holding, Machine, Phase, Waiting
@@ -53,12 +53,13 @@ class ClusterState:
             self._say(row)
 
     def end(self, why: str) -> None:
-        """Say that the controller ends, and why."""
-        self._say(self._row(Phase.ENDED, why))
+        """Say that the controller ends, and why: its machines are nobody's now, and the queue waits for another one."""
+        row = self._row(Phase.ENDED, why)
+        waiting = tuple(Waiting(one.run_id, "no controller works on the queue") for one in row.waiting)
+        self._say(replace(row, machines=(), waiting=waiting))
 
     def _say(self, row: ClusterRow) -> None:
-        self.repository.set_cluster(ClusterRow(self.clock.now(), row.controller, row.phase, row.told, row.machines,
-                                               row.waiting, row.waiting_total))  # fmt: skip
+        self.repository.set_cluster(replace(row, at=self.clock.now()))
         self._said, self._said_at = row, self.clock.monotonic()
 
     def _trouble(self) -> str:

@@ -183,13 +183,13 @@ class Ledger:
         rooms = [self._room(node) for node in self._nodes.values()]
         if all(room.cpus < _units(share.cpus) for room in rooms):
             most = max(max(0, room.cpus) for room in rooms) / UNIT
-            return f"asks for {share.cpus:g} CPUs, {most:g} free"
+            return f"asks for {_count(share.cpus, 'CPU')}, {most:g} free"
         if 0 < share.gpus < 1:
             most = max((left for room in rooms for left in room.gpus), default=0) / UNIT
             return f"asks for {share.gpus:g} of a GPU, {most:g} of one free"
         if share.gpus:
             most = max(sum(left == UNIT for left in room.gpus) for room in rooms)
-            return f"asks for {share.gpus:g} GPUs, {most} free"
+            return f"asks for {_count(share.gpus, 'GPU')}, {most} free"
         return "CPUs and GPUs are not free on one machine"
 
     @property
@@ -238,6 +238,10 @@ def _part(placement: Placement, members: int) -> Placement:
 
 def _empty(node: Node) -> _Room:
     return _Room(_units(node.cpus), [UNIT] * node.gpus)
+
+
+def _count(amount: float, unit: str) -> str:
+    return f"{amount:g} {unit}{'' if amount == 1 else 's'}"
 
 
 def _units(amount: float) -> int:

@@ -80,5 +80,19 @@ def test_a_controller_that_is_gone_is_told(call: Call, lab: Lab) -> None:
     assert "the controller has ended: it was asked to" in call("cluster").stderr
 
 
+def test_a_controller_that_has_yet_to_say_who_it_is_starts(call: Call, lab: Lab) -> None:
+    lock = ControllerLock(lab.paths.controller_lock)
+    assert lock.acquire()
+    try:
+        assert call("cluster").stderr == "the controller starts\n"
+        say(lab, phase=Phase.STARTING, told="starts a Ray head", machines=(), waiting=())
+        write_json(lab.paths.controller_json, CONTROLLER)
+        told = call("cluster").stderr
+    finally:
+        lock.release()
+    assert "the controller starts a Ray head; process" in told
+    assert "3 runs wait\n" in told
+
+
 def test_no_store_is_not_found(call: Call) -> None:
     assert call("cluster").code == 3

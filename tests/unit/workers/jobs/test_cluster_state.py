@@ -43,7 +43,7 @@ def test_it_says_who_holds_what_and_why_the_others_wait(lab: Lab, controller: Co
     assert (machine.host, machine.cpus, machine.gpus) == ("box", 4.0, 2)
     assert set(machine.holdings) == {Holding(half, 1, 1.0, 0.5, (0,)), Holding(whole, 1, 1.0, 1.0, (1,))}
     assert row.waiting == (
-        Waiting(second, "asks for 1 GPUs, 0 free"),
+        Waiting(second, "asks for 1 GPU, 0 free"),
         Waiting(large, "asks for 3 CPUs, 2 free"),
         Waiting(small, "keeps room for larger runs before it"),
     )
@@ -116,10 +116,13 @@ def test_its_end_is_told_with_the_reason(lab: Lab) -> None:
     controller = lab.controller(record=RECORD)
     assert controller.run() is Ended.IDLE
     assert (said(lab).phase, said(lab).told) == (Phase.ENDED, "nothing was left to do")
+    (run_id,) = lab.submit()
     controller = lab.controller(record=RECORD)
     controller.end()
     assert controller.run() is Ended.ASKED
-    assert said(lab).told == "it was asked to"
+    row = said(lab)
+    assert (row.told, row.machines) == ("it was asked to", ())
+    assert row.waiting == (Waiting(run_id, "no controller works on the queue"),)
 
 
 def test_what_comes_before_the_loop_is_told_too(lab: Lab) -> None:
