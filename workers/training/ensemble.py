@@ -29,6 +29,8 @@ from workers.training.precision import Placement, place
 from workers.training.trial import PreparedTrial, out_of_memory, prepare
 from workers.training.update import Stepper
 
+_EVALUATION = ("steps", "eval_every", "eval_batches", "eval_batch_size")  # equal in members that evaluate alike
+
 Ended = RunResult | Exception
 """How a member ended: its result, or what it failed with."""
 
@@ -90,36 +92,54 @@ class _Ensemble:
         placement: Placement,
         ended: Callable[[int, Ended], None],
     ) -> None:
-        self._specs, self._contexts, self._placement, self._ended = specs, contexts, placement, ended
-        self._clock = StepClock(placement)
+        self.specs, self._contexts, self.placement, self._ended = specs, contexts, placement, ended
+        self.clock = StepClock(placement)
         self._alive: list[_Run] = []
         self._outcomes: dict[int, Ended] = {}
         self._stepper: Stepper | None = None  # of the members now at work
         self._steps = 0  # that it has done
+        self._update: EnsembleUpdate | None = None
+        self._done = 0  # steps in all
+        self._evaluated: tuple[int, dict[int, dict[str, float]]] = (0, {})  # after so many of them, by place
 
     def run(self) -> list[Ended]:
         """Train until no member is left."""
-        if self._placement.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self._placement.device)
+        if self.placement.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.placement.device)
         choice.reset_used()
-        with self._clock.paused():
-            for index in range(len(self._specs)):
+        with self.clock.paused():
+            for index in range(len(self.specs)):
                 self._join(index)
         while self._alive:
             self._advance()
-        return [self._outcomes[index] for index in range(len(self._specs))]
+        return [self._outcomes[index] for index in range(len(self.specs))]
+
+    def evaluate(self, loop: _MemberLoop) -> dict[str, float] | None:
+        """Return a member's metrics on the held-out stream: all members' at once where they evaluate alike, at this step."""
+        known = self._evaluated[1] if self._evaluated[0] == self._done else {}
+        if loop.index in known:
+            return known[loop.index]
+        runs = self._alive
+        alike = {(run.wanted, *(getattr(run.loop.spec.train, name) for name in _EVALUATION)) for run in runs}
+        if self._update is None or len(alike) > 1:  # whoever had its turn wants other steps than those still to come
+            return TrainingLoop._measure(loop)
+        found = self._update.evaluate(loop.context.should_stop)
+        if found is None:
+            return None
+        self._evaluated = (self._done, {run.index: one for run, one in zip(runs, found, strict=True)})
+        return self._evaluated[1][loop.index]
 
     def _join(self, index: int) -> None:
-        spec, context = self._specs[index], self._contexts[index]
+        spec, context = self.specs[index], self._contexts[index]
         members: list[JSON] = [one.run_id for one in self._contexts]
         context.sink.note("ensemble", {"members": members, "index": index})
         try:
-            trial = prepare(spec, context, self._placement)
+            trial = prepare(spec, context, self.placement)
         except Exception as error:  # noqa: BLE001 - whatever one member fails with, the others go on
             self._conclude(index, error)
             return
         window = MemberWindow(trial.progress)
-        loop = _MemberLoop(spec, trial, self._placement, window, self._clock)
+        loop = _MemberLoop(self, index, trial, window)
         run = _Run(index, trial, loop, window, loop.turns())
         self._alive.append(run)
         self._turn(run, None)
@@ -136,6 +156,7 @@ class _Ensemble:
                 self._end(run, error)
             return
         self._steps += steps
+        self._done += steps
         for run in list(self._alive):
             self._turn(run, steps)
 
@@ -151,14 +172,14 @@ class _Ensemble:
     def _end(self, run: _Run, outcome: Ended) -> None:
         run.window.settle()  # the others' models leave the storage that the window reads from
         self._alive.remove(run)
-        self._stepper = None
+        self._stepper = self._update = None
         self._conclude(run.index, outcome)
 
     def _conclude(self, index: int, outcome: Ended) -> None:
-        spec = self._specs[index]
+        spec = self.specs[index]
         if isinstance(outcome, RuntimeError | MemoryError) and is_out_of_memory(outcome):
-            told = RunOutOfMemoryError(f"{out_of_memory(spec, self._placement, outcome)} It trained with "
-                                       f"{len(self._specs) - 1} others at once.")  # fmt: skip
+            told = RunOutOfMemoryError(f"{out_of_memory(spec, self.placement, outcome)} It trained with "
+                                       f"{len(self.specs) - 1} others at once.")  # fmt: skip
             told.__cause__ = outcome
             outcome = told
         self._outcomes[index] = outcome
@@ -171,14 +192,15 @@ class _Ensemble:
             Member(run.loop.spec, run.trial.task, run.trial.model, run.trial.optimizer, run.trial.progress.step)
             for run in self._alive
         ]
-        update = EnsembleUpdate(members, self._placement)
+        update = EnsembleUpdate(members, self.placement)
         rows = max(member.spec.train.log_every for member in members)
-        shared = SharedWindow(rows, self._placement.device, [run.window for run in self._alive])
+        shared = SharedWindow(rows, self.placement.device, [run.window for run in self._alive])
         train = members[0].spec.train
         each = sum(parameter.numel() for parameter in members[0].model.parameters())
         operations = 6.0 * each * train.batch_size * members[0].task.seqlen * len(members)
         sink = _Everyone([run.trial.context.sink for run in self._alive])
-        self._stepper = build_stepper(update, shared, train, self._placement, sink, operations=operations)
+        self._update = update
+        self._stepper = build_stepper(update, shared, train, self.placement, sink, operations=operations)
         self._steps = 0
         return self._stepper
 
@@ -186,21 +208,24 @@ class _Ensemble:
 class _MemberLoop(TrainingLoop):
     """A run's turns between steps, where the steps themselves are done for all members at once."""
 
-    def __init__(
-        self, spec: RunSpec, trial: PreparedTrial, placement: Placement, window: MemberWindow, clock: StepClock
-    ) -> None:
+    def __init__(self, ensemble: _Ensemble, index: int, trial: PreparedTrial, window: MemberWindow) -> None:
         super().__init__(
-            spec,
+            ensemble.specs[index],
             trial.context,
             task=trial.task,
             model=trial.model,
             optimizer=trial.optimizer,
-            placement=placement,
+            placement=ensemble.placement,
             store=trial.store,
             progress=trial.progress,
         )
+        self.index = index
+        self._ensemble = ensemble
         self._window = window
-        self._clock = _MemberClock(placement, clock)
+        self._clock = _MemberClock(ensemble.placement, ensemble.clock)
+
+    def _measure(self) -> dict[str, float] | None:
+        return self._ensemble.evaluate(self)
 
 
 class _MemberClock(StepClock):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any
@@ -14,8 +14,8 @@ from torch.nn import functional as F
 
 from workers.models import LanguageModel
 from workers.specs import RunSpec, TrainSpec
-from workers.tasks import IGNORE, Batch, Curriculum, Task
-from workers.training.determinism import derive_seed
+from workers.tasks import IGNORE, Batch, Curriculum, EvalTotals, Task
+from workers.training.determinism import EVALUATION_SEED, derive_seed
 from workers.training.optim import StepRates
 from workers.training.precision import Placement
 from workers.training.schedule import learning_rate
@@ -104,6 +104,25 @@ class EnsembleUpdate:
         if not measure:
             return torch.stack((loss, norm, norm))
         return torch.stack((loss, norm, reduce(operator.add, (hits for _, hits in parts)) / supervised))
+
+    def evaluate(self, should_stop: Callable[[], bool]) -> list[dict[str, float]] | None:
+        """Return each member's metrics on the held-out stream, which is the same for all; None where a stop came between.
+
+        See `workers.training.evaluation.evaluate`. How much is read, the first member says.
+        """
+        first, train, placement = self._members[0], self._train, self._placement
+        totals = [EvalTotals(placement.device) for _ in self._members]
+        size, parts = train.eval_batch_size or train.batch_size, 1 if train.eval_batch_size else train.accumulate
+        with torch.no_grad():
+            for batch in first.task.evaluation(EVALUATION_SEED, train.eval_batches, size, placement.device):
+                if should_stop():
+                    return None
+                for part in batch.cut(parts):
+                    with placement.autocast():
+                        logits = self._stack.forward(part.inputs)
+                    for total, own in zip(totals, logits, strict=True):
+                        total.add(own.float(), part.targets)
+        return [member.task.metrics(total) for member, total in zip(self._members, totals, strict=True)]
 
     def stage(self, step: int) -> Hashable:
         """Return the members' stages of a curriculum; a task without one has one stage."""

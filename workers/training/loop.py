@@ -247,13 +247,17 @@ class TrainingLoop:
         if due and progress.evaluated_step != step:
             self._read_window()  # a diverged model is not worth evaluating
             with self._clock.paused():
-                metrics = evaluate(self.model, self.task, train, self.placement, should_stop=self.context.should_stop)
+                metrics = self._measure()
             if metrics is None:
                 return "stopped"
             progress.evaluated_step = step
             progress.latest.update(metrics)
             self.context.sink.log(step, metrics)
         return "stop_at" if progress.evaluated_step == step > 0 and self._reached() else None
+
+    def _measure(self) -> dict[str, float] | None:
+        """Return the metrics on the held-out stream, or None where a stop came in between."""
+        return evaluate(self.model, self.task, self.spec.train, self.placement, should_stop=self.context.should_stop)
 
     def _evaluate_lengths(self) -> bool:
         """Evaluate at the `eval_lengths` that this step lacks, and save; say whether that came to its end.

@@ -37,13 +37,14 @@ class Stack:
         self._skeleton: nn.Module = copy.deepcopy(models[0])  # only its code is used
         self._skeleton.train()
         self._together = torch.vmap(self._forward)
+        self._alike = torch.vmap(self._forward, in_dims=(0, None))
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Return logits (members, batch, seqlen, vocab_size) for int64 tokens (members, batch, seqlen)."""
+        """Return logits (members, batch, seqlen, vocab_size) for int64 tokens (members, batch, seqlen), or the same for all."""
         with warnings.catch_warnings():
             # attention on a CPU has no rule of its own and is done member by member, at no loss
             warnings.filterwarnings("ignore", "There is a performance drop because we have not yet implemented")
-            logits: Tensor = self._together(self._stacked, tokens)
+            logits: Tensor = (self._together if tokens.dim() == 3 else self._alike)(self._stacked, tokens)
         return logits
 
     def zero_gradients(self) -> None:

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from workers.errors import SpecError
 from workers.models import build_model
 from workers.specs import RunSpec
+from workers.tasks.base import SyntheticTask
 from workers.training import MemorySink, NonFiniteLossError, RunContext, RunResult, run_trial, trial
 from workers.training.context import never_stop
 from workers.training.ensemble import Ended, run_ensemble
@@ -239,3 +240,20 @@ def test_runs_of_other_shapes_are_refused(lab: Lab) -> None:
         lab.together([member(0), member(1, model={"d_state": 8}, batch_size=8)])
     with pytest.raises(SpecError, match=r"model\.dropout is 0\.1"):
         lab.together([member(0, model={"dropout": 0.1})] * 2)
+
+
+def test_members_that_evaluate_alike_read_the_held_out_stream_once(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[int] = []
+    evaluation = SyntheticTask.evaluation
+
+    def counted(task: SyntheticTask, seed: int, batches: int, batch_size: int, device: torch.device | str) -> object:
+        drawn.append(batches)
+        return evaluation(task, seed, batches, batch_size, device)
+
+    monkeypatch.setattr(SyntheticTask, "evaluation", counted)
+    specs = [member(seed) for seed in range(3)]
+    lab.together(specs)
+    assert drawn == [2, 2]  # after steps 12 and 24
+    lab.alone(specs)
+    for index in range(3):
+        lab.check_equal(index, 24)
