@@ -79,7 +79,7 @@ class SpoolSink:
 
         Never raises: what is wrong with the spool is training's to find out, at its own next row.
         """
-        if self._failure is None and len(self._waiting) < MAX_WAITING:
+        if self._failure is None and not self._closing and len(self._waiting) < MAX_WAITING:
             self._beside += 1  # first: `flush` may wait a moment too long, but never too short
             self._waiting.append((time.time(), subject, dict(content)))
 

@@ -158,3 +158,13 @@ def test_sigkill_loses_nothing_that_was_flushed_and_tears_no_row(tmp_path: Path)
     found = steps(path)
     assert len(found) >= 2000
     assert found == list(range(1, len(found) + 1))
+
+
+def test_a_closed_sink_takes_nothing_more_from_beside(tmp_path: Path) -> None:
+    sink = SpoolSink(tmp_path / "spool.jsonl")
+    sink.log(1, {"train/loss": 1.0})
+    sink.log_beside(1, {"system/cpu_percent": 1.0})
+    sink.close()
+    sink.log_beside(1, {"system/cpu_percent": 2.0})
+    assert not sink._waiting
+    assert steps(tmp_path / "spool.jsonl") == [1, 1]
