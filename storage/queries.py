@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from storage import lookup
 from storage.cluster import ClusterRow, read_cluster
-from storage.connect import open_store, translated
+from storage.connect import check_schema, open_store, translated
 from storage.errors import NotFound
 from storage.home import HomePaths
 from storage.rows import (
@@ -75,6 +75,11 @@ class Reader:
     def data_version(self) -> int:
         """Return a number that changes whenever another connection has committed anything."""
         return int(self._rows("PRAGMA data_version")[0][0])
+
+    def check_schema(self) -> None:
+        """Raise SchemaTooNew where a newer version has migrated the store meanwhile."""
+        with translated(self._database):
+            check_schema(self._connection, self._database)
 
     def runs(
         self,

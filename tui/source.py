@@ -168,6 +168,8 @@ class StoreSource:
             self._first_read(self._reader)
         version = self._reader.data_version()
         changed = version != self._version
+        if changed:
+            self._reader.check_schema()
         interest = self._interest
         self._version = version
         if changed or self._full_wanted or self._lag:
