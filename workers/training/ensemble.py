@@ -196,11 +196,9 @@ class _Ensemble:
         rows = max(member.spec.train.log_every for member in members)
         shared = SharedWindow(rows, self.placement.device, [run.window for run in self._alive])
         train = members[0].spec.train
-        each = sum(parameter.numel() for parameter in members[0].model.parameters())
-        operations = 6.0 * each * train.batch_size * members[0].task.seqlen * len(members)
         sink = _Everyone([run.trial.context.sink for run in self._alive])
         self._update = update
-        self._stepper = build_stepper(update, shared, train, self.placement, sink, operations=operations)
+        self._stepper = build_stepper(update, shared, train, self.placement, sink, operations=update.operations)
         self._steps = 0
         return self._stepper
 

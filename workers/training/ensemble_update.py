@@ -6,7 +6,7 @@ import operator
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,11 +15,15 @@ from torch.nn import functional as F
 from workers.models import LanguageModel
 from workers.specs import RunSpec, TrainSpec
 from workers.tasks import IGNORE, Batch, Curriculum, EvalTotals, Task
+from workers.training.beside import Beside
 from workers.training.determinism import EVALUATION_SEED, derive_seed
 from workers.training.optim import StepRates
 from workers.training.precision import Placement
+from workers.training.projections import Projections
 from workers.training.schedule import learning_rate
 from workers.training.stacked import Stack
+from workers.training.stacked_projections import TakenOver
+from workers.training.update import LARGE_STEP
 
 _RATES = ("lr", "schedule", "warmup_steps", "min_lr", "beta1", "beta2", "weight_decay")
 
@@ -48,6 +52,12 @@ class EnsembleUpdate:
         self._generators: list[torch.Generator] = []  # slot by slot, in each member by member
         self._stack = Stack([member.model for member in members])
         self._train = members[0].spec.train  # for what all have in common
+        tokens = self._train.batch_size * members[0].task.seqlen
+        self.operations = 6.0 * tokens * sum(storage.numel() for storage in self._stack.storages)
+        beside = placement.device.type == "cuda" and self._train.accumulate == 1 and self.operations <= LARGE_STEP
+        self._beside = Beside(placement.device) if beside else None
+        self._projections = Projections(self._stack.storages, placement.device, self._beside)
+        self._side_by_side = self._stack.feeding_channels()
         self._cohorts = _cohorts(members, placement.device)
         self._limits = [member.spec.train.clip_grad_norm for member in members]
         self._limit = torch.tensor(self._limits, device=placement.device)
@@ -74,7 +84,7 @@ class EnsembleUpdate:
         for cohort in self._cohorts:
             cohort.rates.set(slot, learning_rate(cohort.train, cohort.step + step))
 
-    def draw(self, slot: int) -> Batch:
+    def draw(self, slot: int) -> _Drawn:
         """Return the members' whole batches, each as its run alone draws it: (members, batch, seqlen)."""
         batches = [
             self._draw(member, generator, progress)
@@ -82,28 +92,28 @@ class EnsembleUpdate:
                 self._members, self._of_slot(slot), self._progress[slot], strict=True
             )
         ]
-        return Batch(torch.stack([one.inputs for one in batches]), torch.stack([one.targets for one in batches]))
+        inputs, targets = (torch.stack([one[half] for one in batches]) for half in (0, 1))
+        supervised = (targets != IGNORE).flatten(1).sum(1)
+        weight = supervised.float().reciprocal()
+        return _Drawn(inputs, targets, supervised, weight)
 
-    def compute(self, batch: Batch, slot: int, *, measure: bool) -> Tensor:
+    def compute(self, batch: _Drawn, slot: int, *, measure: bool) -> Tensor:
         """Do the update, in micro-batches where the specs ask for them."""
-        supervised = (batch.targets != IGNORE).flatten(1).sum(1)
+        parts = self._train.accumulate
         self._stack.zero_gradients()
-        parts = [
-            self._add_gradients(inputs, targets, supervised, measure=measure)
-            for inputs, targets in zip(
-                batch.inputs.chunk(self._train.accumulate, 1),
-                batch.targets.chunk(self._train.accumulate, 1),
-                strict=True,
-            )
-        ]
-        loss = reduce(operator.add, (share for share, _ in parts))
+        with self._projections.step():
+            sums = [
+                self._add_gradients(inputs, targets, batch.weight, measure=measure)
+                for inputs, targets in zip(batch.inputs.chunk(parts, 1), batch.targets.chunk(parts, 1), strict=True)
+            ]
         norm = self._clip(self._stack.hand_out_gradients())
         for cohort in self._cohorts:
             cohort.rates.bind(slot)
             cohort.optimizer.step()
+        loss = reduce(operator.add, (total for total, _ in sums)) / batch.supervised
         if not measure:
             return torch.stack((loss, norm, norm))
-        return torch.stack((loss, norm, reduce(operator.add, (hits for _, hits in parts)) / supervised))
+        return torch.stack((loss, norm, reduce(operator.add, (hits for _, hits in sums)) / batch.supervised))
 
     def evaluate(self, should_stop: Callable[[], bool]) -> list[dict[str, float]] | None:
         """Return each member's metrics on the held-out stream, which is the same for all; None where a stop came between.
@@ -147,16 +157,16 @@ class EnsembleUpdate:
         return member.task.sample(generator, size, device)
 
     def _add_gradients(
-        self, inputs: Tensor, targets: Tensor, supervised: Tensor, *, measure: bool
+        self, inputs: Tensor, targets: Tensor, weight: Tensor, *, measure: bool
     ) -> tuple[Tensor, Tensor]:
         """Add a micro-batch's gradients; see `RunUpdate`. Both numbers are one a member."""
-        with self._placement.autocast():
+        with self._placement.autocast(), TakenOver(self._projections, self._side_by_side):
             logits = self._stack.forward(inputs)
         losses = F.cross_entropy(logits.flatten(0, 2).float(), targets.flatten(), ignore_index=IGNORE, reduction="none")
-        shares = losses.view(len(inputs), -1).sum(1) / supervised
-        torch.autograd.backward(shares.sum())
-        shares = shares.detach()
-        return shares, (logits.detach().argmax(-1) == targets).flatten(1).sum(1) if measure else shares
+        totals = losses.view(len(inputs), -1).sum(1)
+        torch.autograd.backward(totals, weight)
+        totals = totals.detach()
+        return totals, (logits.detach().argmax(-1) == targets).flatten(1).sum(1) if measure else totals
 
     def _clip(self, gradients: Sequence[list[Tensor]]) -> Tensor:
         """Clip each member's gradients by their own norm, as `clip_gradients` does; return the norms before."""
@@ -168,6 +178,15 @@ class EnsembleUpdate:
                 if limit > 0:
                     torch._foreach_mul_(own, factor)
         return norms
+
+
+class _Drawn(NamedTuple):
+    """The members' batches, (members, batch, seqlen), their supervised positions, and what each weighs in its mean."""
+
+    inputs: Tensor
+    targets: Tensor
+    supervised: Tensor
+    weight: Tensor
 
 
 @dataclass(frozen=True, slots=True)

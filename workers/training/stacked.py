@@ -27,17 +27,27 @@ class Stack:
     def __init__(self, models: Sequence[LanguageModel]) -> None:
         self.members = len(models)
         self._parameters = [dict(model.named_parameters()) for model in models]
-        self._stacked: dict[str, Tensor] = {}
+        self._stacked: dict[str, nn.Parameter] = {}
         for name in self._parameters[0]:
             own = [parameters[name] for parameters in self._parameters]
             storage = torch.stack([parameter.detach() for parameter in own])
             for parameter, view in zip(own, storage.unbind(), strict=True):
                 parameter.data = view
-            self._stacked[name] = storage.requires_grad_()
+            self._stacked[name] = nn.Parameter(storage)
         self._skeleton: nn.Module = copy.deepcopy(models[0])  # only its code is used
         self._skeleton.train()
         self._together = torch.vmap(self._forward)
         self._alike = torch.vmap(self._forward, in_dims=(0, None))
+
+    @property
+    def storages(self) -> nn.ParameterList:
+        """What is learnt: all members' parameters of one name in each."""
+        return nn.ParameterList(self._stacked.values())
+
+    def feeding_channels(self) -> frozenset[int]:
+        """Return the ids of storages of weights whose products feed a convolution or a scan."""
+        names = ("mixer.in_proj.weight", "dt_weight")
+        return frozenset(id(storage) for name, storage in self._stacked.items() if name.endswith(names))
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Return logits (members, batch, seqlen, vocab_size) for int64 tokens (members, batch, seqlen), or the same for all."""
@@ -65,6 +75,6 @@ class Stack:
                 own.append(gradient)
         return handed
 
-    def _forward(self, parameters: dict[str, Tensor], tokens: Tensor) -> Tensor:
-        logits: Tensor = functional_call(self._skeleton, parameters, (tokens,))
+    def _forward(self, parameters: dict[str, nn.Parameter], tokens: Tensor) -> Tensor:
+        logits: Tensor = functional_call(self._skeleton, dict[str, Tensor](parameters), (tokens,))
         return logits

@@ -1,0 +1,187 @@
+"""`Projections` for several models at once: their linear layers as batched products, in the layouts that what follows reads.
+
+Under `torch.vmap` a member's linear layer is one of K that differ in their weights. PyTorch's own rules would compute them as
+batched products too, with the members as the outermost dimension. The convolution and the scan take the members side by side
+along the channels, so that every input would be copied there and every gradient back: products can read and write either
+layout as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+from kernels.common.members import first
+from workers.training.projections import ONE_HOT, Projections
+
+
+@dataclass(frozen=True, slots=True)
+class _Stacked:
+    """The stacked parameters; ids of those weights whose products feed an op that takes members side by side."""
+
+    projections: Projections
+    side_by_side: frozenset[int]
+
+
+class TakenOver(TorchFunctionMode):
+    """Takes over `F.linear` and `F.embedding` inside the function that `torch.vmap` maps over the models.
+
+    Args:
+        projections: of the stacked parameters.
+        side_by_side: ids of those stacked weights whose products feed an op that takes members side by side.
+    """
+
+    def __init__(self, projections: Projections, side_by_side: frozenset[int]) -> None:
+        super().__init__()
+        self._stacked = _Stacked(projections, side_by_side)
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is F.linear:
+            return _linear(self._stacked, *args, **kwargs)
+        if func is F.embedding and args[0].numel() * args[1].shape[0] <= ONE_HOT:
+            return _Embedding.apply(args[0], args[1], self._stacked.projections)  # type: ignore[no-untyped-call]
+        return func(*args, **kwargs)
+
+
+def _linear(stacked: _Stacked, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    y: Tensor = _Linear.apply(x, weight, bias, stacked)  # type: ignore[no-untyped-call]
+    return y
+
+
+class _Linear(torch.autograd.Function):
+    """What is mapped over; only its rule runs, as a weight without members would be no parameter."""
+
+    @staticmethod
+    def forward(x: Tensor, weight: Tensor, bias: Tensor | None, stacked: _Stacked) -> Tensor:
+        raise NotImplementedError("stacked projections are for use inside vmap over the weights")
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        """Nothing is kept: see `forward`."""
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: tuple[int | None, ...], x: Tensor, weight: Tensor, bias: Tensor | None, stacked: _Stacked
+    ) -> tuple[Tensor, int]:
+        """Compute all members' products at once."""
+        _check_own(stacked.projections, weight)
+        stacked.projections.use(weight)
+        x = first(x, in_dims[0], info.batch_size)
+        side_by_side = id(weight) in stacked.side_by_side
+        y = _Products.apply(x, weight, bias, stacked.projections, side_by_side)  # type: ignore[no-untyped-call]
+        return y, y.dim() - 2 if side_by_side else 0
+
+
+def _check_own(projections: Projections, weight: Tensor) -> None:
+    if id(weight) not in projections.own:
+        raise NotImplementedError(
+            "a layer's weight is computed, not one of the model's parameters: it has no place here"
+        )
+
+
+class _Products(torch.autograd.Function):
+    """x (members, ..., inputs), weight (members, outputs, inputs), bias (members, outputs)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, projections: Projections, side_by_side: bool
+    ) -> Tensor:
+        taken = projections.cast(weight)
+        fed = x.to(taken.dtype)
+        rows = fed.flatten(1, -2)
+        y = _bmm(rows, taken.transpose(1, 2), taken.dtype, side_by_side=side_by_side)
+        if bias is not None:
+            y += projections.cast(bias)[:, None]
+        ctx.save_for_backward(rows, taken)
+        ctx.weight, ctx.bias, ctx.projections = weight, bias, projections
+        ctx.x_dtype, ctx.x_shape, ctx.side_by_side = x.dtype, x.shape, side_by_side
+        lead, outputs = x.shape[1:-1], weight.shape[1]
+        if side_by_side:
+            return y.transpose(0, 1).view(*lead, len(x), outputs)
+        return y.view(len(x), *lead, outputs)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        rows, taken = ctx.saved_tensors
+        weight, bias = ctx.weight, ctx.bias
+        dy = dy.flatten(0, -3).transpose(0, 1) if ctx.side_by_side else dy.flatten(1, -2)
+        dx = None
+        if ctx.needs_input_grad[0]:
+            came_so = not rows.is_contiguous() and rows.transpose(0, 1).is_contiguous()
+            dx = _bmm(dy, taken, ctx.x_dtype, side_by_side=came_so)
+            shape = ctx.x_shape
+            dx = (
+                dx.transpose(0, 1).view(*shape[1:-1], shape[0], shape[-1]).movedim(-2, 0) if came_so else dx.view(shape)
+            )
+        with ctx.projections.aside(weight, dy, rows):
+            dweight = _bmm(dy.transpose(1, 2), rows, weight.dtype)
+            dbias = None if bias is None else dy.sum(1, dtype=bias.dtype)
+        return dx, dweight, dbias, None, None
+
+
+def _bmm(left: Tensor, right: Tensor, dtype: torch.dtype, *, side_by_side: bool = False) -> Tensor:
+    """Multiply and round once, to `dtype`; (members, rows, columns), which lie in memory as (rows, members, columns) if asked."""
+    if left.dtype != dtype and left.is_cuda:
+        product: Tensor = torch.bmm(left, right, out_dtype=dtype)
+        return product.transpose(0, 1).contiguous().transpose(0, 1) if side_by_side else product
+    if not side_by_side:
+        return torch.bmm(left, right).to(dtype)
+    members, count, columns = left.shape[0], left.shape[1], right.shape[2]
+    out = left.new_empty(count, members, columns).transpose(0, 1)
+    torch.bmm(left, right, out=out)
+    return out.to(dtype)
+
+
+class _Embedding(torch.autograd.Function):
+    """As `_Linear`, of rows that tokens name."""
+
+    @staticmethod
+    def forward(tokens: Tensor, weight: Tensor, projections: Projections) -> Tensor:
+        raise NotImplementedError("stacked projections are for use inside vmap over the weights")
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        """Nothing is kept: see `forward`."""
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: tuple[int | None, ...], tokens: Tensor, weight: Tensor, projections: Projections
+    ) -> tuple[Tensor, int]:
+        """Look up all members' tokens at once."""
+        _check_own(projections, weight)
+        projections.use(weight)
+        return _LookUp.apply(first(tokens, in_dims[0], info.batch_size), weight, projections), 0  # type: ignore[no-untyped-call]
+
+
+class _LookUp(torch.autograd.Function):
+    """tokens (members, batch, seqlen), weight (members, vocab_size, d_model)."""
+
+    @staticmethod
+    def forward(ctx: Any, tokens: Tensor, weight: Tensor, projections: Projections) -> Tensor:
+        members, vocab_size, d_model = weight.shape
+        with projections.aside(weight):
+            ctx.save_for_backward(projections.one_hot(tokens, vocab_size))
+        ctx.weight, ctx.projections = weight, projections
+        offsets = torch.arange(members, device=tokens.device).view(-1, *(1 for _ in tokens.shape[1:])) * vocab_size
+        return F.embedding(tokens + offsets, weight.view(members * vocab_size, d_model))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        (rows,) = ctx.saved_tensors
+        with ctx.projections.aside(ctx.weight, dy):
+            # a product a sequence, then their sum: one product over all positions would be slow, and no more exact
+            each = torch.matmul(rows.to(dy.dtype).transpose(-1, -2), dy)
+            dweight = each.flatten(1, -3).sum(1)
+        return None, dweight, None
