@@ -30,12 +30,17 @@ class RunList:
             self.last_event = latest[-1].id
             latest = reader.events(after=self.last_event, limit=1000)
         before = self.rows
-        fresh = {}
+        fresh, new = {}, []
         for row in reader.runs(include_archived=archived):
             old = before.get(row.id)
-            fresh[row.id] = old if old == row else row
+            if old is not row and old == row:
+                row = old
+            elif old is not row:
+                new.append(row)
+            fresh[row.id] = row
         self.rows = fresh
-        self.fields = fields_of(fresh.values())
+        if new:  # names are only ever added: those of a run that is hidden now may still be asked for
+            self.fields = fields_of(new) if not before else merged(self.fields, fields_of(new))
         self.read_at = time.monotonic()
 
     def update(self, reader: Reader, *, archived: bool) -> None:
@@ -77,6 +82,14 @@ def newest_event(reader: Reader) -> int:
             low += step
     found = reader.events(after=low, limit=1)
     return found[0].id if found else low
+
+
+def merged(one: Fields, other: Fields) -> Fields:
+    """Return the names of both."""
+    metrics, config, axes = {*one.metrics, *other.metrics}, {*one.config, *other.config}, {*one.axes, *other.axes}
+    if (len(metrics), len(config), len(axes)) == (len(one.metrics), len(one.config), len(one.axes)):
+        return one
+    return Fields(frozenset(metrics), frozenset(config), frozenset(axes))
 
 
 def fields_of(runs: Iterable[RunRow]) -> Fields:

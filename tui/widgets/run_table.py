@@ -161,6 +161,7 @@ class RunTable(VirtualTable[RunRow]):
         if known != self.by_ablation:
             self.by_ablation = known
             self._summaries.clear()
+            self.forget_order()
 
     def metric_of(self, run: RunRow) -> str:
         """Return the metric that decides a run."""

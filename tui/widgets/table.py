@@ -20,7 +20,7 @@ from textual.strip import Strip
 
 from tui.theme import Palette, palette_of, style
 from tui.widgets.column import Column, Piece, Row, share_room
-from tui.widgets.order import Section, Sections, grouped, ordered
+from tui.widgets.order import Order, Section, Sections, grouped
 from tui.widgets.table_lines import header_line, row_line
 
 
@@ -71,6 +71,7 @@ class VirtualTable(ScrollView, Generic[Row], inherit_bindings=False):
         self.column = 0
         self.sort_key = ""
         self.descending = True
+        self._order: Order[Row] = Order()
         self._key = ""
         self.wanted: dict[str, int] = {}
         self._widths: list[int] = []
@@ -95,7 +96,7 @@ class VirtualTable(ScrollView, Generic[Row], inherit_bindings=False):
     def set_rows(self, rows: Sequence[Row]) -> None:
         """Show these rows, in the table's order; the cursor stays with its row, or at its place if that is gone."""
         column = next((column for column in self.columns if column.key == self.sort_key), None)
-        self.rows = ordered(rows, column, descending=self.descending)
+        self.rows = self._order.apply(rows, column, descending=self.descending)
         if self.group_of is None:
             self.sections = Sections()
         else:
@@ -104,6 +105,10 @@ class VirtualTable(ScrollView, Generic[Row], inherit_bindings=False):
         self._reanchor()
         self._measure()
         self.repaint_changed()
+
+    def forget_order(self) -> None:
+        """Work the order out anew at the next rows: what a column says of the same row has changed."""
+        self._order = Order()
 
     def _reanchor(self) -> None:
         if not self.rows:
