@@ -12,28 +12,32 @@ import sys
 import tempfile
 import termios
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 COLUMNS, LINES = 160, 50
 LIMIT_S = 60.0
 QUIET_S = 0.25
+ANSWERS = {  # the colour of the ground, what the terminal can do, and where the cursor is
+    b"\x1b]11;?": b"\x1b]11;rgb:1212/1515/1b1b\x1b\\",
+    b"\x1b[c": b"\x1b[?62;22c",
+    b"\x1b[6n": b"\x1b[1;1R",
+}
 RUN = "import sys; from storage.home import HomePaths; from tui.app import run_ui; run_ui(HomePaths(sys.argv[1]))"
 
 
 class Terminal:
-    """A program in a pty, and all that it has written so far."""
+    """A program in a pty, and all that it has written so far. What it asks of its terminal is answered."""
 
-    def __init__(self, home: Path) -> None:
-        self.config = tempfile.TemporaryDirectory(prefix="mambalab-bench-")  # as for a user who has no settings yet
+    def __init__(self, words: Sequence[str], settings: Path) -> None:
         environment = {**os.environ, "TERM": "xterm-256color", "COLORTERM": "truecolor",
-                       "XDG_CONFIG_HOME": self.config.name}  # fmt: skip
+                       "HOME": str(settings), "XDG_CONFIG_HOME": str(settings)}  # fmt: skip
         environment.pop("NO_COLOR", None)
         self.began = time.perf_counter()
         self.pid, self.handle = pty.fork()
         if self.pid == 0:
-            os.execve(sys.executable, [sys.executable, "-c", RUN, str(home)], environment)  # noqa: S606 - ourselves
+            os.execve(words[0], list(words), environment)  # noqa: S606 - what is measured
         fcntl.ioctl(self.handle, termios.TIOCSWINSZ, struct.pack("HHHH", LINES, COLUMNS, 0, 0))
         self.written = b""
 
@@ -42,9 +46,13 @@ class Terminal:
         if not select.select([self.handle], [], [], timeout_s)[0]:
             return False
         try:
-            self.written += os.read(self.handle, 1 << 20)
+            piece = os.read(self.handle, 1 << 20)
         except OSError as error:  # the other end is gone
             raise RuntimeError(f"the terminal UI ended early; its last words: {self.written[-300:]!r}") from error
+        for question, answer in ANSWERS.items():
+            if question in piece:
+                os.write(self.handle, answer)
+        self.written += piece
         return True
 
     def until(self, proof: Callable[[bytes], bool]) -> float:
@@ -85,11 +93,11 @@ class Terminal:
             os.kill(self.pid, signal.SIGKILL)
         os.waitpid(self.pid, 0)
         os.close(self.handle)
-        self.config.cleanup()
         return peak
 
 
 def peak_memory(pid: int) -> int:
+    """Return the largest size that a process has had, in bytes; 0 where that is not known."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines()
     except OSError:
@@ -100,8 +108,9 @@ def peak_memory(pid: int) -> int:
 @contextmanager
 def opened(home: Path) -> Iterator[Terminal]:
     """Run the UI on a store; it is ended when the block is left."""
-    terminal = Terminal(home)
-    try:
-        yield terminal
-    finally:
-        terminal.close()
+    with tempfile.TemporaryDirectory(prefix="mambalab-bench-") as settings:  # as for a user who has no settings yet
+        terminal = Terminal([sys.executable, "-c", RUN, str(home)], Path(settings))
+        try:
+            yield terminal
+        finally:
+            terminal.close()

@@ -21,6 +21,8 @@ class Settings:
     sort: str = ""
     descending: bool = True
     smoothing: float = 0.0
+    x_axis: str = "step"
+    log_y: bool = False
     queries: list[str] = field(default_factory=list)
 
 

@@ -105,11 +105,21 @@ def ui(
     output: Output = None,
     as_json: Json = False,
 ) -> None:
-    """Measure the terminal UI in a terminal of 160 x 50: first paint, curves, keys while 32 runs report. Takes minutes."""
-    from tui.bench import measure_ui
+    """Measure the terminal UI in a terminal of 160 x 50: first paint, curves, keys while 32 runs report. Takes minutes.
 
+    Where `wandb` is on the path, its terminal UI, LEET, is measured beside it.
+    """
+    from app.console import say
+    from tui.bench import measure_ui
+    from tui.bench_leet import find_leet, measure_leet, version_of
+
+    program = find_leet()
     with _place(folder) as place:
-        results = measure_ui(place)
+        results: dict[str, Any] = measure_ui(place)
+        if program is None:
+            say("wandb is not on the path, so LEET is not measured beside it")
+        else:
+            results[f"wandb leet {version_of(program)}"] = measure_leet(program, place)
     _report("ui", results, output, as_json)
 
 

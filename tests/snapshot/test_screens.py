@@ -236,6 +236,14 @@ def test_the_cluster_without_colour(
     assert snap_compare(still(store, now), terminal_size=MIDDLE, run_before=wanted)
 
 
+def test_a_comparison_without_colour(
+    snap_compare: Compare, store: HomePaths, now: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    wanted = steps("a", "j", "enter", "c", curves, lambda app: app.parameters, "enter", without_notices)
+    assert snap_compare(still(store, now), terminal_size=MIDDLE, run_before=wanted)
+
+
 def still(paths: HomePaths, now: Clock) -> MambaLab:
     """Return the application with a clock that stands."""
     return make_app(paths, now=now)

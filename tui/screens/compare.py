@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import ClassVar
 
 from textual.app import ComposeResult
@@ -20,6 +19,7 @@ from tui.progress import deciding_metric
 from tui.screens.base import Mover
 from tui.screens.curve_actions import CurveActions
 from tui.source import Interest
+from tui.widgets.chart import letter_of
 from tui.widgets.curves import Curves
 from tui.widgets.status_bar import TextBar
 from tui.widgets.text_view import TextView
@@ -49,7 +49,7 @@ class CompareScreen(CurveActions):
 
     def begin(self) -> None:
         """Start with the curves."""
-        self.curves.view = replace(self.curves.view, smoothing=self.lab.settings.smoothing)
+        self.curves.view = self.remembered()
         self.query_one("#differences").display = False
 
     def crumbs(self) -> list[str]:
@@ -76,7 +76,8 @@ class CompareScreen(CurveActions):
     def _show_words(self) -> None:
         legend = [(" ", "")]
         for index, (name, runs) in enumerate(self.groups.items()):
-            legend += [("━━ ", f"series:{index}"), (f"{name} ({len(runs)})   ", "")]
+            sign = letter_of(f"series:{index}") if self.lab.no_color else "━━"
+            legend += [(f"{sign} ", f"series:{index}"), (f"{name} ({len(runs)})   ", "")]
         self.query_one("#legend", TextBar).show(*legend)
         found = warnings(self.groups, self.lab.parameters)
         unfair = self.query_one("#unfair", TextBar)

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from tui.screens.base import LabScreen
+from tui.widgets.chart_axes import X_AXES
+from tui.widgets.chart_data import View
 from tui.widgets.curves import Curves
 
 
@@ -22,6 +24,19 @@ class CurveActions(LabScreen):
     def draw_curves(self) -> None:
         """Make the charts anew; the x axis has changed."""
 
+    def remembered(self) -> View:
+        """Return the view that one had last time: smoothing, the x axis and whether y is logarithmic."""
+        settings = self.lab.settings
+        kind = settings.x_axis if settings.x_axis in X_AXES else "step"
+        return View(x_kind=kind, log_y=settings.log_y, smoothing=settings.smoothing)
+
+    def remember(self) -> None:
+        """Keep the view for next time; not that of the machine's charts, which are over time."""
+        if self.curves.id == "curves":
+            view, settings = self.curves.view, self.lab.settings
+            settings.x_axis, settings.log_y, settings.smoothing = view.x_kind, view.log_y, view.smoothing
+            self.lab.save_settings()
+
     def do_next_chart(self) -> None:
         """Focus the next chart, after the last the first."""
         self.curves.focus_chart((self.curves.focus_index + 1) % max(1, len(self.curves.charts)))
@@ -36,6 +51,7 @@ class CurveActions(LabScreen):
         kind = kinds[(kinds.index(view.x_kind) + 1) % len(kinds)] if view.x_kind in kinds else kinds[0]
         self.curves.view = replace(view, x_kind=kind, x_range=None)
         self.draw_curves()
+        self.remember()
 
     def take_x_axis(self, kind: str) -> None:
         """Draw over a kind of x."""
@@ -43,6 +59,7 @@ class CurveActions(LabScreen):
             raise ValueError(f"expected {', '.join(self.x_kinds)}, got {kind!r}")
         self.curves.view = replace(self.curves.view, x_kind=kind, x_range=None)
         self.draw_curves()
+        self.remember()
 
     def choices(self, name: str) -> Sequence[str]:
         """Return what an action may take, for completion."""
@@ -51,6 +68,7 @@ class CurveActions(LabScreen):
     def do_log_y(self) -> None:
         """Turn the logarithmic y axis on or off."""
         self.curves.set_view(replace(self.curves.view, log_y=not self.curves.view.log_y))
+        self.remember()
 
     def do_log_x(self) -> None:
         """Turn the logarithmic x axis on or off."""
@@ -59,7 +77,7 @@ class CurveActions(LabScreen):
     def do_smooth(self) -> None:
         """Smooth more."""
         self.curves.smoother()
-        self._keep_smoothing()
+        self.remember()
 
     def take_smooth(self, text: str) -> None:
         """Smooth with a weight: an exponential moving average."""
@@ -70,11 +88,7 @@ class CurveActions(LabScreen):
         if not 0 <= weight < 1:
             raise ValueError(f"expected a weight from 0 (none) to below 1, got {text!r}")
         self.curves.set_view(replace(self.curves.view, smoothing=weight))
-        self._keep_smoothing()
-
-    def _keep_smoothing(self) -> None:
-        self.lab.settings.smoothing = self.curves.view.smoothing
-        self.lab.save_settings()
+        self.remember()
 
     def do_zoom_in(self) -> None:
         """Zoom in."""

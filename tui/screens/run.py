@@ -65,7 +65,7 @@ class RunScreen(CurveActions, ControlScreen):
 
     def begin(self) -> None:
         """Start with the curves."""
-        self.curves.view = replace(self.curves.view, smoothing=self.lab.settings.smoothing)
+        self.curves.view = self.remembered()
         usage = self.query_one("#usage", Curves)
         usage.view = replace(usage.view, x_kind="time")
         self.show_tab("curves")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 
@@ -57,11 +57,12 @@ def render(
     palette: Palette,
     focused: bool = False,
     legend: bool = True,
+    letters: bool = False,
 ) -> list[Strip]:
-    """Return a chart as exactly `size` = (width, height) cells."""
+    """Return a chart as exactly `size` = (width, height) cells; with `letters`, which stand in for colours, on its curves."""
     width, height = size
     prepared = replace(chart, lines=tuple(replace(line, points=_visible(line, view, x)) for line in chart.lines))
-    below = _legend(prepared, view, x, width, palette) if legend and height >= 9 else []
+    below = _legend(prepared, view, x, width, palette, letters=letters) if legend and height >= 9 else []
     plot = (max(4, width - GUTTER - 1), max(1, height - 2 - len(below)))
     y = y_scale(prepared, view, x)
     ready = [replace(line, points=_decimated(line.points, x, plot[0])) for line in prepared.lines]
@@ -71,7 +72,8 @@ def render(
         bits = draw(_decimated(raw, x, plot[0]), x, y, plot)
         layers.insert(0, _Layer(bits, "faint"))
     rows = [_title(prepared, view, x, width, palette, focused=focused)]
-    rows += _plot_rows(layers, tint, y, plot, view=view, palette=palette)
+    named = _letters(layers, plot[0]) if letters else {}
+    rows += _plot_rows(layers, tint, y, plot, view=view, palette=palette, letters=named)
     rows.append(_x_axis(chart, view, x, plot[0], palette))
     rows += below
     return [Strip(row).adjust_cell_length(width) for row in rows[:height]]
@@ -124,6 +126,26 @@ def _layers(
         layers.append(_Layer(draw(_decimated(Points(xs, mean), x, plot[0]), x, y, plot), shade.color))
         _tint(tint, Points(xs, mean - std), Points(xs, mean + std), x, y)
     return layers, tint
+
+
+def letter_of(color: str) -> str:
+    """Return the letter that stands in for a series' colour: a for `series:0`."""
+    return chr(ord("a") + int(color.partition(":")[2] or 0) % 26)
+
+
+def _letters(layers: Sequence[_Layer], columns: int) -> dict[tuple[int, int], str]:
+    """Return where each of several curves is named, by (row, column): thrice, and no two at the same column."""
+    curves = {
+        layer.color: layer for layer in layers if layer.color.startswith("series:")
+    }  # a mean comes after its edges
+    placed: dict[tuple[int, int], str] = {}
+    for index, (color, layer) in enumerate(curves.items() if len(curves) > 1 else ()):
+        for part in range(3):
+            column = int((part + (index + 0.5) / len(curves)) / 3 * columns)
+            rows = np.flatnonzero(layer.bits[:, column])
+            if len(rows):
+                placed[int(rows[len(rows) // 2]), column] = letter_of(color)
+    return placed
 
 
 def _tint(tint: NDArray[np.bool_], low: Points, high: Points, x: Scale, y: Scale) -> None:
@@ -182,7 +204,14 @@ def nearest(xs: Floats, at: float) -> int:
 
 
 def _plot_rows(
-    layers: list[_Layer], tint: NDArray[np.bool_], y: Scale, plot: tuple[int, int], *, view: View, palette: Palette
+    layers: list[_Layer],
+    tint: NDArray[np.bool_],
+    y: Scale,
+    plot: tuple[int, int],
+    *,
+    view: View,
+    palette: Palette,
+    letters: Mapping[tuple[int, int], str],
 ) -> list[list[Segment]]:
     columns, rows = plot
     labels = y_labels(y, rows)
@@ -198,7 +227,9 @@ def _plot_rows(
         cells = []
         for column in range(columns):
             background = palette.panel if tints[column] else ""
-            if codes[column]:
+            if (row, column) in letters:
+                cells.append((letters[row, column], palette.text, background))
+            elif codes[column]:
                 cells.append((chr(BRAILLE + codes[column]), paints[inks[column]], background))
             elif column == cross:
                 cells.append(("│", palette.muted, background))
@@ -230,7 +261,9 @@ def _x_axis(chart: ChartData, view: View, x: Scale, columns: int, palette: Palet
     return [Segment(" " * GUTTER), *_runs([(sign, named_color(palette, color), "") for sign, color in cells])]
 
 
-def _legend(chart: ChartData, view: View, x: Scale, width: int, palette: Palette) -> list[list[Segment]]:
+def _legend(
+    chart: ChartData, view: View, x: Scale, width: int, palette: Palette, *, letters: bool
+) -> list[list[Segment]]:
     values = values_at(chart, view, x)
     if len(values) < 2:
         return []
@@ -244,6 +277,7 @@ def _legend(chart: ChartData, view: View, x: Scale, width: int, palette: Palette
                 break
             rows.append([Segment(" " * GUTTER)])
             used = GUTTER
-        rows[-1] += [Segment(" ━ ", style(named_color(palette, color), bold=True)), Segment(text, style(palette.muted))]
+        sign = f" {letter_of(color)} " if letters else " ━ "
+        rows[-1] += [Segment(sign, style(named_color(palette, color), bold=True)), Segment(text, style(palette.muted))]
         used += len(text) + 3
     return rows

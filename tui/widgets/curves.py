@@ -118,7 +118,7 @@ class Curves(ScrollView, inherit_bindings=False):
             palette = palette_of(self.app.theme)
             legend = self.alone or self.view.cursor is not None  # in a grid the screen's own legend is enough
             strips = render(self.charts[index], self.view, size, x=self.x, palette=palette,
-                            focused=index == self.focus_index, legend=legend)  # fmt: skip
+                            focused=index == self.focus_index, legend=legend, letters=self.app.no_color)  # fmt: skip
             blank = [Strip.blank(size[0], style(palette.text, palette.background))] * (size[1] - len(strips))
             self._kept[index] = [strip.apply_style(style(palette.text, palette.background)) for strip in strips] + blank
         return self._kept[index]

@@ -123,6 +123,10 @@ async def test_screens_are_opened_by_name(store: HomePaths, drive: Drive) -> Non
         assert at(pilot, RunScreen).curves.view.smoothing == lab(pilot).settings.smoothing == 0.75
         await call(pilot, "smooth 2")
         assert "from 0 (none) to below 1" in told(pilot)[-1]
+        await pilot.press("L", "escape")
+        await call(pilot, f"open {run.id[:6]}")
+        view = at(pilot, RunScreen).curves.view
+        assert (view.x_kind, view.smoothing, view.log_y) == ("time", 0.75, True)  # as one left it
         name = lab(pilot).snapshot.ablations[0].name
         await call(pilot, f"ablations {name}")
         screen = at(pilot, AblationScreen)

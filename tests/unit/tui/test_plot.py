@@ -13,7 +13,10 @@ from hypothesis.extra.numpy import arrays
 from tui.plot.raster import draw, text
 from tui.plot.scale import Scale, fitted, ticks, time_ticks, value_labels
 from tui.plot.series import Points, band, decimate, smooth, window
+from tui.theme import DARK
+from tui.widgets.chart import render, x_scale
 from tui.widgets.chart_axes import x_cells
+from tui.widgets.chart_data import ChartData, Line, View
 
 VALUES = st.one_of(st.floats(-1e6, 1e6), st.just(math.nan))
 CURVES = st.integers(1, 400).flatmap(lambda size: arrays(np.float64, size, elements=VALUES))
@@ -172,3 +175,24 @@ def test_the_crosshairs_place_is_exact_and_in_the_way_of_labels() -> None:
     assert axis(cursor=1.0).endswith("2,000")
     assert axis(cursor=0.0).startswith("└0")
     assert "16m40" in axis(cursor=0.5, kind="time")
+
+
+def test_letters_name_curves_where_there_are_no_colours() -> None:
+    xs = np.arange(100, dtype=np.float64)
+    lines = tuple(
+        Line(name, f"series:{index}", Points(xs, xs * 0 + index)) for index, name in enumerate(("low", "high"))
+    )
+    chart, view = ChartData("loss", lines), View()
+    x = x_scale([chart], view)
+    strips = render(chart, view, (60, 12), x=x, palette=DARK, letters=True)
+    texts = [strip.text[9:] for strip in strips[1:10]]
+    rows = {letter: {row for row, text in enumerate(texts) if letter in text} for letter in "ab"}
+    assert [len(found) for found in rows.values()] == [1, 1]
+    assert min(rows["b"]) < min(rows["a"])
+    assert sum(text.count("a") for text in texts) == 3
+    assert "a low 0" in strips[-1].text
+    assert "b high 1" in strips[-1].text
+    plain = render(chart, view, (60, 12), x=x, palette=DARK)
+    assert not any("a" in strip.text[9:] for strip in plain[1:10])
+    alone = render(ChartData("loss", lines[:1]), view, (60, 12), x=x, palette=DARK, letters=True)
+    assert not any("a" in strip.text[9:] for strip in alone[1:10])
