@@ -49,9 +49,10 @@ class Scorer:
     batch_size: int = BATCH_SIZE
 
     def encode(self, context: Sequenced, continuation: Sequenced, where: str) -> Request:
-        """Return a pair as tokens. Spaces at a text's end go to the continuation, whose first token they belong to.
+        """Return a pair as tokens. White space at the context's end goes to the continuation, as in lm-eval.
 
-        Ends with bad input where text meets a model without a tokenizer, or nothing is left to score.
+        Before a continuation without context stands the tokenizer's prefix. Ends with bad input where text meets a model
+        without a tokenizer, or nothing is left to score.
         """
         from workers.training.loglikelihood import Request
 
@@ -60,17 +61,22 @@ class Scorer:
                 bad_input(
                     f"{where}: {self.label} has no tokenizer: give token numbers in place of text, or --tokenizer FILE"
                 )
-            kept = context.rstrip(" ")
-            before = self.tokenizer.encode(kept)
-            whole = self.tokenizer.encode(kept + context[len(kept) :] + continuation)
-            request = Request(before, whole[len(before) :])
+            before = self.tokenizer.encode(context.rstrip())
+            request = Request(before or self._prefix(), self.tokenizer.encode(context + continuation)[len(before) :])
         elif isinstance(context, list) and isinstance(continuation, list):
             request = Request(context, continuation)
         else:
             bad_input(f"{where}: context and continuation must both be text or both be token numbers")
-        if not request.context or not request.continuation:
-            bad_input(f"{where}: context and continuation need at least one token each")
+        if not request.continuation:
+            bad_input(f"{where}: nothing to score: the continuation is empty")
+        if not request.context:
+            bad_input(
+                f"{where}: the context is empty, and no token stands before a text here: the first has no prediction"
+            )
         return request
+
+    def _prefix(self) -> list[int]:
+        return [] if self.tokenizer is None or self.tokenizer.prefix is None else [self.tokenizer.prefix]
 
     def score(self, requests: Sequence[Request]) -> list[Score]:
         """Return the score of each request, in order.

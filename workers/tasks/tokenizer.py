@@ -7,11 +7,14 @@ from typing import Any, Protocol
 
 from workers.errors import TaskError
 
+_ENDS = ("<|endoftext|>", "</s>", "<eos>", "<s>", "<bos>")  # what the usual files call the border between two texts
+
 
 class Tokenizer(Protocol):
-    """Text to tokens below `vocab_size` and back."""
+    """Text to tokens below `vocab_size` and back. `prefix` may stand before a text's first token, where there is one."""
 
     vocab_size: int
+    prefix: int | None
 
     def encode(self, text: str) -> list[int]:
         """Return a text's tokens, none added at its start or end."""
@@ -21,9 +24,10 @@ class Tokenizer(Protocol):
 
 
 class ByteTokenizer:
-    """A token is a byte of UTF-8."""
+    """A token is a byte of UTF-8; the end of a line stands before a text."""
 
     vocab_size = 256
+    prefix: int | None = ord("\n")
 
     def encode(self, text: str) -> list[int]:
         """Return a text's bytes."""
@@ -37,7 +41,8 @@ class ByteTokenizer:
 class FileTokenizer:
     """A `tokenizer.json` as Hugging Face's `tokenizers` writes it: BPE, Unigram or WordPiece.
 
-    `vocab_size` is one more than the highest token, so that ids with gaps in between fit, too.
+    `vocab_size` is one more than the highest token, so that ids with gaps in between fit, too. `prefix` is the end-of-text
+    token under one of its usual names.
 
     Raises:
         TaskError: the file or the package `tokenizers` is missing, or the file is no tokenizer.
@@ -47,6 +52,8 @@ class FileTokenizer:
         self.path = path
         self._backend = _load(path)
         self.vocab_size = 1 + max(self._backend.get_vocab(with_added_tokens=True).values(), default=-1)
+        known = (self._backend.token_to_id(name) for name in _ENDS)
+        self.prefix: int | None = next((token for token in known if token is not None), None)
         if self.vocab_size == 0:
             raise TaskError(f"tokenizer {str(path)!r} knows no token. Name a trained one.")
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
+from app.errors import CommandError
 from app.loglikelihood import open_scorer, summarise
 from app.main import run
 from storage.home import HomePaths
@@ -143,6 +144,18 @@ def test_the_space_before_a_word_belongs_to_it(trained: Trained) -> None:
     apart, together = scorer.encode("the ", "cat", "here"), scorer.encode("the", " cat", "here")
     assert (apart.context, apart.continuation) == (together.context, together.continuation)
     assert len(together.continuation) == 1
+    line = scorer.encode("the cat\n", "the", "here")
+    assert line.context == scorer.encode("the cat", "x", "here").context
+
+
+def test_without_context_the_prefix_stands_before_the_text(trained: Trained) -> None:
+    of_bytes, of_tokens = (
+        open_scorer(None, str(HomePaths(trained.home).checkpoints(trained.runs[name]) / "step-000002"))
+        for name in ("bytes", "tokens")
+    )
+    assert of_bytes.encode("", "a", "here").context == [ord("\n")]
+    with pytest.raises(CommandError, match="no token stands before a text here"):
+        of_tokens.encode("", "a", "here")  # this tokenizer names no end of text
 
 
 def test_released_weights_are_scored_with_the_tokenizer_beside_them(
@@ -171,8 +184,8 @@ def test_released_weights_are_scored_with_the_tokenizer_beside_them(
         ('{"context": "a", "choices": ["b"]}', "gold must say which of the 1 choices"),
         ('{"context": "a", "choices": ["b"], "gold": 1}', "gold must say"),
         ('{"context": "a", "continuation": [98]}', "must both be text or both be token numbers"),
-        ('{"context": "", "continuation": "b"}', "need at least one token each"),
-        ('{"context": "a", "continuation": ""}', "need at least one token each"),
+        ('{"context": [], "continuation": [1]}', "the context is empty"),
+        ('{"context": "a", "continuation": ""}', "nothing to score"),
         ("", "holds no question"),
     ],
 )
@@ -243,6 +256,7 @@ def test_the_harness_gets_the_same_scores(trained: Trained) -> None:
     (expected,) = scorer.score([scorer.encode("the", " cat", "")])
     assert pair == (expected.logprob, expected.greedy)
     (rolling,) = model.loglikelihood_rolling([Instance(("the cat",))])
-    assert rolling == pytest.approx(scorer.score([scorer.encode("t", "he cat", "")])[0].logprob)
+    assert rolling == pytest.approx(scorer.score([scorer.encode("", "the cat", "")])[0].logprob)
+    assert model.loglikelihood([Instance(("", "the cat"))])[0][0] == pytest.approx(rolling)
     with pytest.raises(NotImplementedError):
         model.generate_until([])

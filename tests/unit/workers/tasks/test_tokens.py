@@ -62,6 +62,7 @@ def test_the_stream_decodes_to_the_corpus_and_nothing_is_added(corpus: Path, bpe
     tokens = stream.read(torch.tensor([0]), len(stream), "cpu")[0].tolist()
     assert tokenizer.decode(tokens) == TEXT + "an end without a newline"
     assert len(stream) < stream.bytes
+    assert tokenizer.prefix == 0
     assert 0 not in tokens
 
 
