@@ -168,7 +168,7 @@ def evaluate_questions(scorer: Scorer, path: Path, *, as_json: bool) -> None:
     scores = iter(scorer.score(requests))
     tokens = iter(len(request.continuation) for request in requests)
     rows = [
-        _row(question, [next(scores) for _ in question.choices], [next(tokens) for _ in question.choices])
+        question_row(question, [next(scores) for _ in question.choices], [next(tokens) for _ in question.choices])
         for question in questions
     ]
     _print(scorer, path, rows, as_json=as_json)
@@ -207,14 +207,14 @@ def _is_sequenced(value: Any) -> bool:
     return isinstance(value, str) or (isinstance(value, list) and all(type(item) is int for item in value))
 
 
-def _row(question: Question, scores: list[Score], tokens: list[int]) -> dict[str, Any]:
+def question_row(question: Question, scores: list[Score], tokens: list[int]) -> dict[str, Any]:
     """Return a question's row: its scores, and of several choices the likeliest, by the sum and by the length's share."""
     if question.gold is None:
         (only,) = scores
         return {"line": question.line, "logprob": only.logprob, "tokens": tokens[0], "greedy": only.greedy}
     logprobs = [score.logprob for score in scores]
-    lengths = [len(choice.encode("utf-8")) if isinstance(choice, str) else len(choice) for choice in question.choices]
-    shares = [logprob / length for logprob, length in zip(logprobs, lengths, strict=True)]
+    lengths = [len(choice.lstrip()) if isinstance(choice, str) else len(choice) for choice in question.choices]
+    shares = [logprob / max(length, 1) for logprob, length in zip(logprobs, lengths, strict=True)]
     chosen = logprobs.index(max(logprobs))
     return {
         "line": question.line,
@@ -231,8 +231,8 @@ def _row(question: Question, scores: list[Score], tokens: list[int]) -> dict[str
 def summarise(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
     """Return what the rows come to, as lm-eval names it.
 
-    Of choices `acc`, and `acc_norm` where log probabilities are divided by the choice's bytes (or tokens); of single
-    continuations `greedy`, the share that the model would have said, `logprob`, their mean, and `perplexity` of a token.
+    Of choices `acc`, and `acc_norm` where log probabilities are divided by the characters of the choice, the space before it
+    left out, or by its token numbers; of single continuations `greedy`, the share that the model would have said, `logprob`, their mean, and `perplexity` of a token.
     """
     asked = [row for row in rows if "gold" in row]
     single = [row for row in rows if "gold" not in row]

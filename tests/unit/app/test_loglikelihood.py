@@ -14,13 +14,14 @@ import pytest
 import torch
 
 from app.errors import CommandError
-from app.loglikelihood import open_scorer, summarise
+from app.loglikelihood import Question, open_scorer, question_row, summarise
 from app.main import run
 from storage.home import HomePaths
 from storage.queries import Reader
 from workers.models import build_model
 from workers.models.interop import save_pretrained
 from workers.specs import ModelSpec
+from workers.training.loglikelihood import Score
 
 if TYPE_CHECKING:
     from tests.unit.app.conftest import Call
@@ -227,6 +228,13 @@ def test_the_summary_counts_each_kind_by_itself() -> None:
     assert summary["logprob"] == -3
     assert summary["perplexity"] == pytest.approx(2.718281828)
     assert "acc" not in summarise(rows[2:])
+
+
+def test_the_norm_is_by_characters_without_the_space() -> None:
+    """A score of -6 is the best for a choice of six characters, and -4 the best as it is."""
+    question = Question(1, "a", (" abcdef", " abc", "x"), 0)
+    row = question_row(question, [Score(-6.0, False), Score(-4.0, False), Score(-5.0, False)], [6, 3, 1])
+    assert (row["choice"], row["right"], row["right_by_length"]) == (1, False, True)
 
 
 @pytest.fixture
