@@ -231,8 +231,9 @@ def question_row(question: Question, scores: list[Score], tokens: list[int]) -> 
 def summarise(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
     """Return what the rows come to, as lm-eval names it.
 
-    Of choices `acc`, and `acc_norm` where log probabilities are divided by the characters of the choice, the space before it
-    left out, or by its token numbers; of single continuations `greedy`, the share that the model would have said, `logprob`, their mean, and `perplexity` of a token.
+    Of choices `acc`, and `acc_norm` where log probabilities are divided by the characters of the choice, the space before
+    it left out, or by its token numbers; of single continuations `greedy`, the share that the model would have said,
+    `logprob`, their mean, and `perplexity` of a token.
     """
     asked = [row for row in rows if "gold" in row]
     single = [row for row in rows if "gold" not in row]
