@@ -247,7 +247,8 @@ def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> di
     """Return the optimizer's state as `<slot>/<parameter name>`, such as `exp_avg/embedding.weight`."""
     names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
     return {
-        f"{slot}/{names[parameter]}": value.contiguous()
+        # a member of an ensemble has one count of updates for all its parameters: files know no shared numbers
+        f"{slot}/{names[parameter]}": value.contiguous() if value.dim() else value.clone()
         for parameter, slots in optimizer.state.items()
         for slot, value in slots.items()
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from functools import reduce
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from workers.models import LanguageModel
@@ -19,10 +20,10 @@ from workers.training.beside import Beside
 from workers.training.determinism import EVALUATION_SEED, derive_seed
 from workers.training.optim import StepRates
 from workers.training.precision import Placement
-from workers.training.projections import Projections
 from workers.training.schedule import learning_rate
 from workers.training.stacked import Stack
-from workers.training.stacked_projections import TakenOver
+from workers.training.stacked_moments import Moments, gather_moments
+from workers.training.stacked_projections import StackedProjections, TakenOver
 from workers.training.update import LARGE_STEP
 
 _RATES = ("lr", "schedule", "warmup_steps", "min_lr", "beta1", "beta2", "weight_decay")
@@ -50,17 +51,21 @@ class EnsembleUpdate:
         self.members = (len(members),)
         self._members, self._placement = list(members), placement
         self._generators: list[torch.Generator] = []  # slot by slot, in each member by member
-        self._stack = Stack([member.model for member in members])
+        # those of one member may be finer than another's: without weight decay what decays and what does not are alike
+        groups = max((_groups(member) for member in members), key=len)
+        self._stack = Stack([member.model for member in members], groups)
         self._train = members[0].spec.train  # for what all have in common
         tokens = self._train.batch_size * members[0].task.seqlen
         self.operations = 6.0 * tokens * sum(storage.numel() for storage in self._stack.storages)
         beside = placement.device.type == "cuda" and self._train.accumulate == 1 and self.operations <= LARGE_STEP
         self._beside = Beside(placement.device) if beside else None
-        self._projections = Projections(self._stack.storages, placement.device, self._beside)
+        self._projections = StackedProjections(self._stack, placement.device, self._beside)
         self._side_by_side = self._stack.feeding_channels()
-        self._cohorts = _cohorts(members, placement.device)
-        self._limits = [member.spec.train.clip_grad_norm for member in members]
-        self._limit = torch.tensor(self._limits, device=placement.device)
+        self._moments = gather_moments(self._stack, [member.optimizer for member in members])
+        self._cohorts = _cohorts(members, self._stack, self._moments)
+        limits = [member.spec.train.clip_grad_norm or math.inf for member in members]
+        self._clips = min(limits) < math.inf
+        self._limit = torch.tensor(limits, device=placement.device, dtype=self._stack.rows.dtype)
         self._progress: list[list[float]] = []
 
     def reserve(self, slots: int) -> None:
@@ -106,10 +111,10 @@ class EnsembleUpdate:
                 self._add_gradients(inputs, targets, batch.weight, measure=measure)
                 for inputs, targets in zip(batch.inputs.chunk(parts, 1), batch.targets.chunk(parts, 1), strict=True)
             ]
-        norm = self._clip(self._stack.hand_out_gradients())
+        gradients = self._stack.gradients()
+        norm = self._clip(gradients)
         for cohort in self._cohorts:
-            cohort.rates.bind(slot)
-            cohort.optimizer.step()
+            cohort.update(gradients, slot)
         loss = reduce(operator.add, (total for total, _ in sums)) / batch.supervised
         if not measure:
             return torch.stack((loss, norm, norm))
@@ -168,15 +173,11 @@ class EnsembleUpdate:
         totals = totals.detach()
         return totals, (logits.detach().argmax(-1) == targets).flatten(1).sum(1) if measure else totals
 
-    def _clip(self, gradients: Sequence[list[Tensor]]) -> Tensor:
-        """Clip each member's gradients by their own norm, as `clip_gradients` does; return the norms before."""
-        each = torch._foreach_norm([gradient for own in gradients for gradient in own])
-        norms: Tensor = torch.linalg.vector_norm(torch.stack(each).view(len(gradients), -1), dim=1)
-        if any(self._limits):
-            factors = (self._limit / (norms + 1e-6)).clamp(max=1.0).unbind()
-            for own, factor, limit in zip(gradients, factors, self._limits, strict=True):
-                if limit > 0:
-                    torch._foreach_mul_(own, factor)
+    def _clip(self, gradients: Tensor) -> Tensor:
+        """Clip each member's row of gradients by its own norm, as `clip_gradients` does; return the norms before."""
+        norms: Tensor = torch.linalg.vector_norm(gradients, dim=1)
+        if self._clips:
+            gradients.mul_((self._limit / (norms + 1e-6)).clamp(max=1.0)[:, None])
         return norms
 
 
@@ -191,34 +192,56 @@ class _Drawn(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class _Cohort:
-    """Members whose rate is the same at every step: one optimizer moves them all."""
+    """Members whose rate is the same at every step: one optimizer moves them all, a stretch of a row at a time.
+
+    `stretches` are the row and the columns of each of its parameters, in their order.
+    """
 
     optimizer: torch.optim.AdamW
     rates: StepRates
     train: TrainSpec
     step: int
+    stretches: Sequence[tuple[int, slice]]
+
+    def update(self, gradients: Tensor, slot: int) -> None:
+        """Move the members by their rows of gradients, at a slot's rate."""
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        for parameter, (row, columns) in zip(parameters, self.stretches, strict=True):
+            parameter.grad = gradients[row, columns]
+        self.rates.bind(slot)
+        self.optimizer.step()
 
 
-def _cohorts(members: Sequence[Member], device: torch.device) -> list[_Cohort]:
-    alike: dict[tuple[Any, ...], list[Member]] = {}
-    for member in members:
+def _groups(member: Member) -> list[list[str]]:
+    """Return the names of the parameters that a member's optimizer treats alike."""
+    names = {id(parameter): name for name, parameter in member.model.named_parameters()}
+    return [[names[id(parameter)] for parameter in group["params"]] for group in member.optimizer.param_groups]
+
+
+def _cohorts(members: Sequence[Member], stack: Stack, moments: Moments) -> list[_Cohort]:
+    alike: dict[tuple[Any, ...], list[int]] = {}
+    for place, member in enumerate(members):
         train = member.spec.train
         steps = train.steps if train.schedule == "cosine" else 0
         key = (*(getattr(train, name) for name in _RATES), steps, member.step)
-        alike.setdefault(key, []).append(member)
-    return [_cohort(some, device) for some in alike.values()]
+        alike.setdefault(key, []).append(place)
+    return [_cohort(members, places, stack, moments) for places in alike.values()]
 
 
-def _cohort(members: Sequence[Member], device: torch.device) -> _Cohort:
-    """Return an optimizer of all members' parameters. Its state is the members' own optimizers', so that either saves it."""
-    own = [member.optimizer for member in members]
-    groups = [
-        {**alike[0], "params": [parameter for group in alike for parameter in group["params"]]}
-        for alike in zip(*(optimizer.param_groups for optimizer in own), strict=True)
-    ]
-    together = torch.optim.AdamW(groups, fused=True, capturable=device.type == "cuda")
-    for optimizer in own:
-        for group in optimizer.param_groups:
-            for parameter in group["params"]:
-                together.state[parameter] = optimizer.state[parameter]
-    return _Cohort(together, StepRates(together, device), members[0].spec.train, members[0].step)
+def _cohort(members: Sequence[Member], places: Sequence[int], stack: Stack, moments: Moments) -> _Cohort:
+    first = members[places[0]]
+    groups: list[dict[str, Any]] = []
+    stretches: list[tuple[int, slice]] = []
+    state: dict[Tensor, dict[str, Tensor]] = {}
+    own = {id(parameter): group for group in first.optimizer.param_groups for parameter in group["params"]}
+    for index, stretch in enumerate(stack.stretches):
+        columns, group = stretch.columns, own[id(stack.parameters[places[0]][stretch.names[0]])]
+        parameters = [nn.Parameter(stack.rows[place, columns]) for place in places]
+        groups.append({**group, "params": parameters})
+        stretches += [(place, columns) for place in places]
+        for place, parameter in zip(places, parameters, strict=True):
+            averages = {"exp_avg": moments.exp_avg[place, columns], "exp_avg_sq": moments.exp_avg_sq[place, columns]}
+            state[parameter] = {"step": moments.steps[place][index], **averages}
+    optimizer = torch.optim.AdamW(groups, fused=True, capturable=stack.rows.is_cuda)
+    optimizer.state.update(state)
+    return _Cohort(optimizer, StepRates(optimizer, stack.rows.device), first.spec.train, first.step, stretches)

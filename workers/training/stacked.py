@@ -1,15 +1,17 @@
 """Models that differ in no shape as one: their parameters in one storage, and one forward pass for all of them.
 
-Each member keeps its own `LanguageModel`, whose parameters are views of the storage, so its optimizer, its checkpoints and
-its evaluation need not know of the others. The forward pass is `torch.vmap` over `functional_call`; autograd lies outside, so
-a sum of the members' losses gives each member's parameters their own gradient, and no others'.
+Each member keeps its own `LanguageModel`, whose parameters are views of the storage, so its checkpoints and its evaluation need
+not know of the others. The forward pass is `torch.vmap` over `functional_call`; autograd lies outside, so a sum of the members'
+losses gives each member's parameters their own gradient, and no others'.
 """
 
 from __future__ import annotations
 
 import copy
+import math
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -17,23 +19,55 @@ from torch.func import functional_call
 
 from workers.models import LanguageModel
 
+_ALIGNMENT = 8  # numbers; products want their operands at multiples of 16 bytes, in bf16 too
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a parameter lies in each member's row."""
+
+    start: int
+    shape: torch.Size
+
+    def of(self, rows: Tensor) -> Tensor:
+        """Return the parameter's part of (members, width) rows, (members, *shape)."""
+        return rows[:, self.start : self.start + self.shape.numel()].view(len(rows), *self.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """Columns of the rows, and the parameters that lie there."""
+
+    columns: slice
+    names: tuple[str, ...]
+
 
 class Stack:
-    """Moves the models' parameters into one storage for each, (members, *shape), and computes with all at once.
+    """Moves the models' parameters into one storage, a row a member, and computes with all at once.
 
     The models go on as they are: what is written into a model's parameter is in the storage, and the other way round.
+
+    Args:
+        models: the members' models, all parameters of one dtype.
+        groups: names of parameters that every member's optimizer treats alike; each group is a stretch of the rows.
     """
 
-    def __init__(self, models: Sequence[LanguageModel]) -> None:
+    def __init__(self, models: Sequence[LanguageModel], groups: Sequence[Sequence[str]]) -> None:
         self.members = len(models)
-        self._parameters = [dict(model.named_parameters()) for model in models]
+        self.names = [name for name, _ in models[0].named_parameters()]
+        self.parameters = [dict(model.named_parameters()) for model in models]
+        self.stretches: list[Stretch] = []
+        self._places: dict[str, _Place] = {}
+        width = self._lay_out(groups)
+        self.rows = next(models[0].parameters()).new_zeros(self.members, width)
         self._stacked: dict[str, nn.Parameter] = {}
-        for name in self._parameters[0]:
-            own = [parameters[name] for parameters in self._parameters]
-            storage = torch.stack([parameter.detach() for parameter in own])
-            for parameter, view in zip(own, storage.unbind(), strict=True):
-                parameter.data = view
-            self._stacked[name] = nn.Parameter(storage)
+        for name in self.names:
+            view = self.view(name, self.rows)
+            with torch.no_grad():
+                torch.stack([parameters[name].detach() for parameters in self.parameters], out=view)
+            for parameters, own in zip(self.parameters, view.unbind(), strict=True):
+                parameters[name].data = own
+            self._stacked[name] = nn.Parameter(view)
         self._skeleton: nn.Module = copy.deepcopy(models[0])  # only its code is used
         self._skeleton.train()
         self._together = torch.vmap(self._forward)
@@ -41,8 +75,12 @@ class Stack:
 
     @property
     def storages(self) -> nn.ParameterList:
-        """What is learnt: all members' parameters of one name in each."""
+        """What is learnt: all members' parameters of one name in each, views of the rows."""
         return nn.ParameterList(self._stacked.values())
+
+    def view(self, name: str, rows: Tensor) -> Tensor:
+        """Return a parameter's part of rows that are laid out as the parameters are, (members, *shape)."""
+        return self._places[name].of(rows)
 
     def feeding_channels(self) -> frozenset[int]:
         """Return the ids of storages of weights whose products feed a convolution or a scan."""
@@ -62,18 +100,35 @@ class Stack:
         for storage in self._stacked.values():
             storage.grad = None
 
-    def hand_out_gradients(self) -> list[list[Tensor]]:
-        """Let each member's parameters have their part of the gradients, as views; return these, member by member."""
-        handed: list[list[Tensor]] = [[] for _ in self._parameters]
-        for name, storage in self._stacked.items():
-            if storage.grad is None:
-                for parameters in self._parameters:
-                    parameters[name].grad = None
-                continue
-            for parameters, own, gradient in zip(self._parameters, handed, storage.grad.unbind(), strict=True):
-                parameters[name].grad = gradient
-                own.append(gradient)
-        return handed
+    def gradients(self) -> Tensor:
+        """Return all gradients as rows that are laid out as the parameters are; zeros where there is none."""
+        pieces: list[Tensor] = []
+        end = 0
+        for name, place in self._places.items():
+            gradient = self._stacked[name].grad
+            if place.start > end:
+                pieces.append(self._nothing(place.start - end))
+            size = place.shape.numel()
+            pieces.append(self._nothing(size) if gradient is None else gradient.reshape(self.members, size))
+            end = place.start + size
+        if end < self.rows.shape[1]:
+            pieces.append(self._nothing(self.rows.shape[1] - end))
+        return torch.cat(pieces, dim=1)
+
+    def _lay_out(self, groups: Sequence[Sequence[str]]) -> int:
+        """Give every parameter its place, in the order of the groups; return the rows' width."""
+        width = 0
+        for group in groups:
+            start = width
+            for name in group:
+                shape = self.parameters[0][name].shape
+                self._places[name] = _Place(width, shape)
+                width += math.ceil(shape.numel() / _ALIGNMENT) * _ALIGNMENT
+            self.stretches.append(Stretch(slice(start, width), tuple(group)))
+        return width
+
+    def _nothing(self, size: int) -> Tensor:
+        return self.rows.new_zeros(self.members, size)
 
     def _forward(self, parameters: dict[str, nn.Parameter], tokens: Tensor) -> Tensor:
         logits: Tensor = functional_call(self._skeleton, dict[str, Tensor](parameters), (tokens,))

@@ -8,7 +8,8 @@ layout as it is.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,35 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from kernels.common.members import first
+from workers.training.beside import Beside
 from workers.training.projections import ONE_HOT, Projections
+from workers.training.stacked import Stack
+
+
+class StackedProjections(Projections):
+    """The projections of a stack: all its weights are cast at once, whatever their number."""
+
+    def __init__(self, stack: Stack, device: torch.device, beside: Beside | None) -> None:
+        super().__init__(stack.storages, device, beside)
+        self._stack = stack
+        self._names = {id(storage): name for name, storage in zip(stack.names, stack.storages, strict=True)}
+        self._cast_rows: Tensor | None = None
+
+    @contextlib.contextmanager
+    def step(self) -> Iterator[None]:
+        """Hold for one step's forward and backward passes; at the end every gradient is there for what follows."""
+        if self._cast_rows is not None:
+            self._cast_rows.copy_(self._stack.rows)
+        with super().step():
+            yield
+
+    def cast(self, parameter: Tensor) -> Tensor:
+        """Return a stacked parameter as autocast's products take it; itself without autocast."""
+        if not torch.is_autocast_enabled(self.device.type):
+            return parameter.detach()
+        if self._cast_rows is None:
+            self._cast_rows = self._stack.rows.to(torch.get_autocast_dtype(self.device.type))
+        return self._stack.view(self._names[id(parameter)], self._cast_rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,12 +198,12 @@ class _LookUp(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, tokens: Tensor, weight: Tensor, projections: Projections) -> Tensor:
-        members, vocab_size, d_model = weight.shape
+        members, vocab_size, _ = weight.shape
         with projections.aside(weight):
             ctx.save_for_backward(projections.one_hot(tokens, vocab_size))
         ctx.weight, ctx.projections = weight, projections
-        offsets = torch.arange(members, device=tokens.device).view(-1, *(1 for _ in tokens.shape[1:])) * vocab_size
-        return F.embedding(tokens + offsets, weight.view(members * vocab_size, d_model))
+        member = torch.arange(members, device=tokens.device).view(-1, *(1 for _ in tokens.shape[1:]))
+        return weight[member, tokens]
 
     @staticmethod
     @once_differentiable
