@@ -82,7 +82,7 @@ def _needs(now: Situation, statuses: tuple[str, ...], reason: str) -> str:
 
 def can_compare(now: Situation) -> str:
     """Needs two runs."""
-    return "" if now.comparable >= 2 else "mark two runs or more with space first"
+    return "" if now.comparable >= 2 else "mark two or more with space first"
 
 
 def has_ablation(now: Situation) -> str:
@@ -107,4 +107,4 @@ def on_tab(*tabs: str) -> Condition:
 
 def has_marks(now: Situation) -> str:
     """Needs marks."""
-    return "" if now.marked else "no run is marked"
+    return "" if now.marked else "nothing is marked"

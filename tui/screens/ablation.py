@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import ClassVar
 
@@ -11,22 +10,18 @@ from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.containers import Container
 
-from storage.matrix import Matrix, build_matrix
-from storage.rows import AblationRow, RunRow
+from storage.rows import RunRow
 from tui.curve_cache import Curve
 from tui.effects import effect_lines, main_effects
-from tui.exports import write_exports
 from tui.keys import Situation, bindings
 from tui.messages import Snapshot
 from tui.plot.series import Points
 from tui.quoted import quoted
 from tui.screens.base import Mover
-from tui.screens.control import ControlScreen
-from tui.screens.queueing import add_seeds, ask_for_seeds
+from tui.screens.matrix_actions import MatrixActions
 from tui.source import Interest
-from tui.study import layouts_of, metrics_of, progress_pieces
+from tui.study import progress_pieces
 from tui.widgets.chart_data import ChartData, Line
-from tui.widgets.command_log import command
 from tui.widgets.curves import Curves
 from tui.widgets.matrix import MatrixView
 from tui.widgets.run_table import RunTable
@@ -37,7 +32,7 @@ from tui.widgets.text_view import TextView
 SEED_COLUMNS = ("id", "seed", "status", "progress", "metric", "eta", "duration", "attempt", "error")
 
 
-class AblationScreen(ControlScreen):
+class AblationScreen(MatrixActions):
     """The matrix above, the seeds or the main effects below."""
 
     SCOPE = "ablation"
@@ -46,14 +41,7 @@ class AblationScreen(ControlScreen):
     VERTICAL_BREAKPOINTS = [(0, "-low"), (34, "-high")]  # noqa: RUF012 - Textual declares it so
 
     def __init__(self, ablation_id: str) -> None:
-        super().__init__()
-        self.ablation_id = ablation_id
-        self.ablation: AblationRow | None = None
-        self.runs: list[RunRow] = []
-        self.metric = ""
-        self.layout_index = 0
-        self.in_seeds = False
-        self.show_effects = False
+        super().__init__(ablation_id)
         self._read: Mapping[str, Mapping[str, Curve]] = {}
 
     def body(self) -> ComposeResult:
@@ -69,11 +57,6 @@ class AblationScreen(ControlScreen):
         yield TextView(id="effects")
 
     @property
-    def view(self) -> MatrixView:
-        """The matrix."""
-        return self.query_one(MatrixView)
-
-    @property
     def seeds(self) -> RunTable:
         """The runs of the cell."""
         return self.query_one(RunTable)
@@ -86,25 +69,12 @@ class AblationScreen(ControlScreen):
         """Keys move in the matrix, or among the seeds once those were opened."""
         return self.seeds if self.in_seeds else self.view
 
-    def metrics(self) -> list[str]:
-        """Return the metrics that the matrix can show, the deciding one first."""
-        return metrics_of(self.ablation, self.runs)
-
-    def layouts(self) -> list[tuple[list[str], list[str]]]:
-        """Return the ways to lay out the axes."""
-        return layouts_of(self.ablation.axes if self.ablation else ())
-
-    def matrix(self) -> Matrix | None:
-        """Return the matrix as it is now."""
-        if self.ablation is None:
-            return None
-        rows, columns = self.layouts()[self.layout_index % len(self.layouts())]
-        return build_matrix(self.ablation, self.runs, metric=self.metric or None, rows=rows, columns=columns)
-
     def targets(self) -> list[RunRow]:
-        """Return the run under the cursor, or all runs of the cell."""
+        """Return the run under the cursor among the seeds; else all runs of the marked cells, or of the one under it."""
         if self.in_seeds:
             return [self.seeds.selected] if self.seeds.selected is not None else []
+        if self.view.marks:
+            return self.compared()
         cell = self.view.cell
         wanted = set(cell.run_ids) if cell else set()
         return [run for run in self.runs if run.id in wanted]
@@ -113,7 +83,8 @@ class AblationScreen(ControlScreen):
         """Return what the keys act on."""
         return Situation(
             targets=tuple(run.status for run in self.targets()),
-            comparable=len(self.runs),
+            comparable=len(self.compared()),
+            marked=len(self.view.marks),
             has_ablation=self.ablation is not None,
             axes=len(self.ablation.axes) if self.ablation else 0,
             metrics=len(self.metrics()),
@@ -248,69 +219,13 @@ class AblationScreen(ControlScreen):
             self._activate()
         elif self.show_effects:
             self.do_effects()
+        elif self.view.marks:
+            self.do_unmark()
         else:
             super().do_back()
-
-    def do_metric(self) -> None:
-        """Show the next metric."""
-        known = self.metrics()
-        now = self.metric or (self.ablation.metric if self.ablation else "")
-        self.metric = known[(known.index(now) + 1) % len(known)] if now in known else known[0]
-        self.show_snapshot(self.snapshot)
-
-    def take_metric(self, name: str) -> None:
-        """Show a metric, by its name or how it ends."""
-        known = self.metrics()
-        found = [key for key in known if key == name] or [key for key in known if key.endswith(f"/{name}")]
-        if len(found) != 1:
-            raise ValueError(f"there is no metric {name!r}; there are {', '.join(known)}")
-        self.metric = found[0]
-        self.show_snapshot(self.snapshot)
-
-    def choices(self, name: str) -> Sequence[str]:
-        """Return what an action may take, for completion."""
-        return self.metrics() if name == "metric" else super().choices(name)
-
-    def do_add_seeds(self) -> None:
-        """Ask for further seeds."""
-        if self.ablation is not None:
-            ask_for_seeds(self.lab, self.ablation)
-
-    def take_add_seeds(self, text: str) -> None:
-        """Queue further seeds."""
-        if self.ablation is not None:
-            add_seeds(self.lab, self.ablation, text)
-
-    def do_swap(self) -> None:
-        """Lay out the axes the next way."""
-        self.layout_index = (self.layout_index + 1) % len(self.layouts())
-        self.view.row = self.view.column = 0
-        self.show_snapshot(self.snapshot)
 
     def do_effects(self) -> None:
         """Show the main effects, or the seeds again."""
         self.show_effects = not self.show_effects
         self.in_seeds = False
         self._activate()
-
-    def do_compare(self) -> None:
-        """Compare the trials' curves."""
-        from tui.screens.compare import CompareScreen
-
-        self.lab.push_screen(CompareScreen([run.id for run in self.runs]))
-
-    def do_copy_command(self) -> None:
-        """Copy the command that prints this table."""
-        self._copy(command("table", self.ablation.name if self.ablation else self.ablation_id))
-
-    def do_export(self) -> None:
-        """Write the matrix as Markdown, LaTeX and CSV below the home."""
-        matrix, ablation = self.matrix(), self.ablation
-        if matrix is None or ablation is None:
-            return
-        name = re.sub(r"[^A-Za-z0-9_.-]+", "-", f"{ablation.name}-{matrix.metric}").strip("-.")
-        folder = self.lab.paths.root / "exports"
-        line = command("table", ablation.name, "--format", "md")
-        self.lab.control(
-            f"export to {folder / name}.md, .tex and .csv", line, lambda: write_exports(folder, name, matrix, ablation)
-        )

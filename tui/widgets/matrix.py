@@ -11,18 +11,16 @@ from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
-from storage.export import MARK
-from storage.matrix import Cell, CellKey, Key, Matrix, format_cell, format_mean
+from storage.matrix import Cell, CellKey, Key, Matrix
 from tui.cells import fit
-from tui.format import bar, number
+from tui.format import number
 from tui.quoted import Quoted
-from tui.theme import STATUS_GLYPHS, Palette, palette_of, style
+from tui.theme import Palette, palette_of, style
+from tui.widgets.matrix_cells import CellWriter, Piece
 
 MIN_CELL = 13
 MAX_CELL = 24
-FULL_CELL = 20  # from this width on a cell shows mean ± std (n) on one line
 HEADER = 2
-Piece = tuple[str, str]
 
 
 class MatrixView(ScrollView, inherit_bindings=False):
@@ -44,6 +42,7 @@ class MatrixView(ScrollView, inherit_bindings=False):
             None  # with the same values: the test takes long for many seeds, so its p values stay
         )
         self.quoted = Quoted()
+        self.marks: set[CellKey] = set()
         self.row = 0
         self.column = 0
         self.active = True
@@ -91,6 +90,17 @@ class MatrixView(ScrollView, inherit_bindings=False):
     def cell(self) -> Cell | None:
         """What is under the cursor; None where no run has that combination."""
         return None if self.matrix is None or self.key is None else self.matrix.cells.get(self.key)
+
+    def runs_of(self, key: CellKey) -> tuple[str, ...]:
+        """Return the ids of a cell's runs."""
+        cell = self.matrix.cells.get(key) if self.matrix is not None else None
+        return cell.run_ids if cell is not None else ()
+
+    def toggle_mark(self) -> None:
+        """Mark the cell under the cursor, or take its mark off."""
+        if self.key is not None and self.cell is not None:
+            self.marks ^= {self.key}
+            self.refresh()
 
     @property
     def chance(self) -> str:
@@ -191,9 +201,10 @@ class MatrixView(ScrollView, inherit_bindings=False):
             pieces = self._pieces((key, column_key), line, palette)
             used = sum(len(text) for text, _ in pieces)
             pad = " " * max(0, self.cell_width - used)
-            if here and line == 0 and pad:
-                pad = "›" + pad[1:]
-            segments.append(Segment(pad, style(palette.accent, background, bold=True)))
+            marked = (key, column_key) in self.marks
+            if (here or marked) and line == 0 and pad:
+                pad = ("●" if marked else "›") + pad[1:]
+            segments.append(Segment(pad, style(palette.best if marked else palette.accent, background, bold=True)))
             left_over = self.cell_width
             for text, color in pieces:
                 cut = fit(text, min(len(text), left_over))
@@ -204,72 +215,9 @@ class MatrixView(ScrollView, inherit_bindings=False):
         return Strip(segments)
 
     def _pieces(self, key: CellKey, line: int, palette: Palette) -> Sequence[Piece]:
-        matrix = self.matrix
-        assert matrix is not None
-        cell = matrix.cells.get(key)
-        if cell is None:
-            return (("·", palette.faint),) if line == 0 else ()
-        if line == 0:
-            return self._value(key, cell, palette)
-        if line == 1:
-            return self._state(key, cell, palette)
-        return self._paper(key, cell, palette) if line < self.row_height - 1 else ()
-
-    def _paper(self, key: CellKey, cell: Cell, palette: Palette) -> Sequence[Piece]:
-        """Return the paper's number, as printed where ours is not of its unit, and ours less it where that means something."""
-        paper = self.quoted.values.get(key)
-        if paper is None:
-            return ()
-        shown = format_mean(paper if self.quoted.comparable else paper / self.quoted.factor, None)
-        if not self.quoted.comparable or not cell.n:
-            return ((f"paper {shown}", palette.muted),)
-        difference = cell.mean - paper
-        sign = "+" if difference > 0 else "-" if difference < 0 else ""
-        gap = (f" {sign}{format_mean(abs(difference), None)}", self._judged(difference, palette))
-        word = "paper " if self.cell_width >= FULL_CELL else "¶"
-        return ((f"{word}{shown}", palette.muted), gap)
-
-    def _value(self, key: CellKey, cell: Cell, palette: Palette) -> Sequence[Piece]:
         assert self.matrix is not None
-        best = key in self.matrix.best
-        star = (("★ ", palette.best),) if best else ()
-        color = palette.best if best else palette.text
-        if not cell.n:
-            failed = cell.progress >= 1
-            return ((format_cell(cell), palette.statuses["failed"] if failed else palette.muted),)
-        if self.cell_width >= FULL_CELL:
-            return (*star, (format_cell(cell), color))
-        return (*star, (format_mean(cell.mean, cell.std).replace(" ± ", "±"), color))
-
-    def _state(self, key: CellKey, cell: Cell, palette: Palette) -> Sequence[Piece]:
-        assert self.matrix is not None
-        if cell.progress < 1:
-            width = max(3, min(8, self.cell_width - 8))
-            words = "".join(f" {STATUS_GLYPHS[status]}{cell.counts[status]}" for status in ("running", "queued")
-                            if cell.counts.get(status))  # fmt: skip
-            filled, rest = bar(cell.progress, width)
-            return ((filled, palette.statuses["running"]), (rest, palette.faint), (words, palette.muted))
-        pieces: list[Piece] = []
-        if cell.n and self.cell_width < FULL_CELL:
-            pieces.append((f"n={cell.n} ", palette.muted))
-        if failed := cell.counts.get("failed"):
-            pieces.append((f"{STATUS_GLYPHS['failed']}{failed} ", palette.statuses["failed"]))
-        if key == self.matrix.baseline:
-            pieces.append(("baseline", palette.muted))
-        elif (difference := self.matrix.difference(key)) is not None:
-            sign = "+" if difference > 0 else "-" if difference < 0 else ""
-            mark = MARK if self._judge is not None and self._judge.differs(key) else ""
-            pieces.append((sign + format_mean(abs(difference), None) + mark, self._judged(difference, palette)))
-            if len(pieces) > 1 and sum(len(text) for text, _ in pieces) > self.cell_width:
-                return pieces[1:]  # rather than the mark, n is left out: the seeds are listed below
-        return pieces
-
-    def _judged(self, difference: float, palette: Palette) -> str:
-        assert self.matrix is not None
-        if not difference or not self.matrix.direction:
-            return palette.muted
-        better = (difference > 0) == (self.matrix.direction == "max")
-        return palette.good if better else palette.bad
+        writer = CellWriter(self.matrix, self._judge, self.quoted, self.cell_width, palette)
+        return writer.pieces(key, line) if line < self.row_height - 1 else ()
 
     def on_click(self, event: events.Click) -> None:
         """Put the cursor on a clicked cell; a double click opens it."""

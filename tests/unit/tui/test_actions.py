@@ -15,6 +15,8 @@ from storage.home import HomePaths
 from storage.queries import Reader, RequestRow, RunRow
 from tests.unit.tui.conftest import Drive, at, lab, until
 from tui.app import make_app
+from tui.screens.ablation import AblationScreen
+from tui.screens.compare import CompareScreen
 from tui.screens.confirm import ConfirmScreen, PromptScreen
 from tui.screens.runs import RunsScreen
 
@@ -202,7 +204,7 @@ async def test_what_cannot_be_done_says_why_and_does_nothing(store: HomePaths, d
             "can be retried",
             "only queued runs",
             "mark two",
-            "no run is marked",
+            "nothing is marked",
         ):
             assert reason in said
         assert requests_of(store, run.id) == []
@@ -243,3 +245,23 @@ async def test_an_ablations_cell_is_acted_on_as_a_whole(store: HomePaths, drive:
         with reading(store) as reader:
             assert {reader.run(run_id).trial_label for run_id in ids} == {"s4d · 4"}
             assert all(reader.requests(run_id) for run_id in ids)
+
+
+async def test_marked_cells_are_compared_and_acted_on(store: HomePaths, drive: Drive) -> None:
+    async with drive(store) as pilot:
+        await pilot.press("a", "enter")
+        screen = at(pilot, AblationScreen)
+        await until(pilot, lambda: screen.view.matrix is not None, "the matrix")
+        everything = len(screen.compared())
+        await pilot.press("space", "right", "down", "space")
+        assert screen.note() == "2 marked"
+        marked = {run.trial_label for run in screen.compared()}
+        assert (len(marked), len(screen.compared()), everything) == (2, 6, 24)
+        assert {run.trial_label for run in screen.targets()} == marked
+        await pilot.press("c")
+        assert sorted(at(pilot, CompareScreen).run_ids) == sorted(run.id for run in screen.compared())
+        await pilot.press("escape", "escape")
+        assert at(pilot, AblationScreen).view.marks == set()
+        assert len(screen.compared()) == everything
+        await pilot.press("space", "u", "u")
+        assert told(pilot)[-1] == "unmark all: nothing is marked"
