@@ -17,9 +17,11 @@ OWN_TRAIN_FIELDS = frozenset(
         *("probe_every", "checkpoint_every", "keep_checkpoints", "stop_at", "stop_metric"),
     }
 )
-AUTO_MOST = 16
+AUTO_MOST = 1
+"""Runs that "auto" lets together: one, until a measurement on a GPU says where more of them pay (docs/LOG.md, "Ensembles")."""
+
 AUTO_WORK = 2**23
-"""Positions x channels of all members: beyond it an H100 gains little by more of them (docs/LOG.md, "Ensembles")."""
+"""Positions x channels of all members that "auto" lets together; the scan alone then takes some 0.4 ms of a step on an H100."""
 
 # Read where a model is built, or by its optimizer, and never again
 OWN_MODEL_FIELDS = frozenset({"dt_min", "dt_max", "constant_init", "hyena_freq", "hyena_positions_lr"})
@@ -46,8 +48,8 @@ def signature(spec: Mapping[str, Any]) -> str:
 def most_members(spec: Mapping[str, Any], *, given_gpu: bool) -> int:
     """Return how many such runs may be one ensemble, as `resources.pack` says: 1 for none.
 
-    "auto" packs where a run is given a GPU without having named a share (`resources.gpus` "auto"), and its steps are too
-    small to fill it. On a CPU it does not pay (docs/LOG.md, "Ensembles"), and what is named is what a run gets.
+    "auto" may pack where a run is given a GPU without having named a share (`resources.gpus` "auto"), and its steps are
+    too small to fill it. On a CPU it does not pay (docs/LOG.md, "Ensembles"), and what is named is what a run gets.
     """
     asked = spec.get("resources", {}).get("pack", "auto")
     if refusal(spec) or asked == "off":

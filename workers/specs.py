@@ -116,7 +116,7 @@ class ResourceSpec(Spec):
     max_attempts: int = Field(3, ge=1)
     pack: Annotated[int, Field(ge=1)] | Literal["auto", "off"] = Field(
         "auto",
-        description="how many runs that differ in no shape may train at once as one model; auto: where it pays, on GPUs",
+        description="how many runs that differ in no shape may train at once as one model; auto: where it is known to pay",
     )
     sample_every_s: float = Field(
         5.0, ge=0, description="seconds between looks at CPU, memory and GPU, logged as system/...; 0: none"

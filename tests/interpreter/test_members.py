@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,9 @@ from kernels.common.errors import UnsupportedError
 from kernels.rms_norm import rms_norm
 from kernels.selective_scan import selective_scan
 from tests.unit.kernels.members import check_members, conv_inputs, norm_inputs, scan_inputs
+from workers.specs import RunSpec
+from workers.training import MemorySink, RunContext, RunResult, run_trial
+from workers.training.ensemble import run_ensemble
 
 pytestmark = pytest.mark.interpreter
 
@@ -80,6 +84,31 @@ def test_rms_norm_of_several_tiles_a_program(monkeypatch: pytest.MonkeyPatch) ->
         return rms_norm(**inputs, implementation="triton")
 
     check_members(op, norm_inputs(2, 1, 5, 1100, dtype=torch.float32))
+
+
+def test_an_ensemble_is_its_runs_alone(tmp_path: Path) -> None:
+    """The rules and kernels inside whole training steps."""
+    specs = [
+        RunSpec.model_validate(
+            {
+                "model": {"d_model": 8, "n_layer": 1, "d_state": 2, "implementation": "triton"},
+                "task": {"name": "induction-heads", "seqlen": 8, "vocab": 4},
+                "train": {"steps": 2, "batch_size": 1, "log_every": 1, "eval_batches": 1, "device": "cpu"},
+                "seed": seed,
+            }
+        )
+        for seed in range(2)
+    ]
+    sinks = [MemorySink() for _ in range(4)]
+    contexts = [RunContext(str(index), 1, tmp_path / str(index), sink) for index, sink in enumerate(sinks)]
+    ended = run_ensemble(specs, contexts[:2])
+    assert all(isinstance(one, RunResult) for one in ended), ended
+    for index, spec in enumerate(specs):
+        run_trial(spec, contexts[2 + index])
+        for key in ("train/loss", "train/grad_norm", "valid/loss"):
+            assert sinks[index].series(key) == pytest.approx(sinks[2 + index].series(key), rel=1e-4)
+    (used,) = sinks[0].facts("implementation")
+    assert used["selective_scan"] == ["triton"]
 
 
 def test_resets_of_a_member_alone_are_refused() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -61,6 +62,17 @@ def test_dropout_is_refused() -> None:
     assert "model.dropout is 0.1" in refusal(changed("model", "dropout", 0.1))
 
 
+@pytest.fixture
+def auto_packs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if a measurement had said that it pays."""
+    monkeypatch.setattr("workers.packing.AUTO_MOST", 16)
+
+
+def test_by_itself_nothing_is_packed_yet() -> None:
+    assert plan_packs([BASE] * 3, gpus=1) == [[0], [1], [2]]
+
+
+@pytest.mark.usefixtures("auto_packs")
 def test_packs_are_dealt_in_order_and_over_all_gpus() -> None:
     small = {**BASE, "task": {"name": "copying", "context": 8}}
     wide = {**small, "model": {**BASE["model"], "d_model": 96}}
@@ -80,6 +92,7 @@ def test_every_run_is_in_exactly_one_pack_of_its_kind(widths: list[int], gpus: i
     assert all(len(pack) <= most and len({widths[place] for place in pack}) == 1 for pack in packs)
 
 
+@pytest.mark.usefixtures("auto_packs")
 def test_large_steps_are_not_packed_by_themselves() -> None:
     few, many = (changed("train", "batch_size", size) for size in (1, 512))
     assert most_members(few, given_gpu=True) > 1
