@@ -78,8 +78,9 @@ def reproducible(placement: Placement) -> Iterator[None]:
 
     Inside: the placement's thread count, full fp32 matrix products, deterministic algorithms, and cuDNN without
     autotuning. On a CPU an operation without a deterministic form is an error; on CUDA it is a warning in the run's
-    log, since some of PyTorch's own operations have none there. Memory of fresh tensors is not filled (torch's
-    default under deterministic algorithms), which would cost a pass over every output.
+    log, since some of PyTorch's own operations have none there. Fused attention, which has one, takes it all the same
+    (`workers.models.strict`). Memory of fresh tensors is not filled (torch's default under deterministic algorithms),
+    which would cost a pass over every output.
     """
     cuda = placement.device.type == "cuda"
     if (
