@@ -141,7 +141,8 @@ def _measure(case: Case, subject: Subject, precision: str, *, budget_s: float) -
     try:
         with reproducible(placement):
             task = case.task()
-            rig = Rig(spec, placement, task=task, model=subject.make and subject.make(model, task.vocab_size))
+            own = subject.make and subject.make(model, task.vocab_size)
+            rig = Rig(spec, placement, task=task, model=own, members=subject.members)
             rig.settle()
             rate = measure_rate(rig, budget_s=budget_s)
             anatomy = take_apart(rig, _PROFILED if rate.median > _PROFILED else 2)

@@ -16,6 +16,7 @@ from workers.specs import InductionHeadsSpec, ModelSpec, RunSpec, SelectiveCopyi
 from workers.tasks import Batch, Task, build_task
 from workers.tasks.base import SyntheticTask
 
+_ENSEMBLES = (8, 16)  # seeds at once; 8 of them are to make five times the runs an hour of single ones
 _SCAN_OPERATIONS = 9  # a state and position, forward
 
 
@@ -38,12 +39,13 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What is trained at a case's shape, and how."""
+    """What is trained at a case's shape, and how; `members` runs of it at once as an ensemble."""
 
     name: str
     capture: str
     change: Callable[[ModelSpec], ModelSpec] = lambda model: model
     make: Callable[[ModelSpec, int], nn.Module] | None = None
+    members: int = 1
 
 
 def cases(*, gpu: bool) -> list[Case]:
@@ -70,6 +72,8 @@ def subjects(case: Case, *, gpu: bool) -> list[Subject]:
     found = []
     for capture in ("auto", "off") if gpu else ("off",):
         found += [Subject("mambalab", capture), Subject("Transformer, SDPA", capture, twin)]
+    if gpu and isinstance(case.spec.task, InductionHeadsSpec) and case.vocab_size is None:
+        found += [Subject(f"mambalab, {members} seeds at once", "auto", members=members) for members in _ENSEMBLES]
     if gpu and importlib.util.find_spec("mamba_ssm") is not None:
         found += [Subject("mamba_ssm", "off", make=_mamba_ssm)]
     return found

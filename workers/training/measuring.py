@@ -14,12 +14,13 @@ import torch
 from torch import nn
 from torch.autograd import DeviceType  # type: ignore[attr-defined]  # made at run time
 
-from workers.models import build_model
+from workers.models import LanguageModel, build_model
 from workers.specs import RunSpec
 from workers.tasks import Task, build_task
 from workers.training.captured import WARM_UP, build_stepper
 from workers.training.context import MemorySink
 from workers.training.determinism import seed_global
+from workers.training.ensemble_update import EnsembleUpdate, Member
 from workers.training.optim import build_optimizer
 from workers.training.precision import Placement
 from workers.training.update import RunUpdate
@@ -32,11 +33,18 @@ _SETTLE = 2  # laps after the warm-up in which everything is recorded, compiled 
 class Rig:
     """Steps of a spec's run, from its first on. The caller puts it inside `reproducible(placement)`.
 
-    `task` and `model` stand in for those that the spec names, for what a spec cannot name.
+    `task` and `model` stand in for those that the spec names, for what a spec cannot name. With `members` so many runs of
+    the spec, of seeds one after another, are trained at once as an ensemble; `model` is then the first one's.
     """
 
     def __init__(
-        self, spec: RunSpec, placement: Placement, *, task: Task | None = None, model: nn.Module | None = None
+        self,
+        spec: RunSpec,
+        placement: Placement,
+        *,
+        task: Task | None = None,
+        model: nn.Module | None = None,
+        members: int = 1,
     ) -> None:
         self.spec, self.placement, self._sink = spec, placement, MemorySink()
         self.task = task or build_task(spec.task)
@@ -44,20 +52,28 @@ class Rig:
         self.model = (model or build_model(spec.model, self.task.vocab_size)).to(placement.device)
         self.model.train()
         seed_global(spec.seed, "dropout")
-        self._window = Window(_LAP, placement.device)
-        update = RunUpdate(
-            spec,
-            task=self.task,
-            model=self.model,
-            optimizer=build_optimizer(self.model, spec.train),
-            placement=placement,
-        )
-        self.tokens = spec.train.batch_size * self.task.seqlen
-        self.parameters = sum(parameter.numel() for parameter in self.model.parameters())
+        update: RunUpdate | EnsembleUpdate
+        if members == 1:
+            optimizer = build_optimizer(self.model, spec.train)
+            update = RunUpdate(spec, task=self.task, model=self.model, optimizer=optimizer, placement=placement)
+        else:
+            update = EnsembleUpdate([self._member(spec.seed + place) for place in range(members)], placement)
+        self._window = Window(_LAP, placement.device, members=update.members)
+        self.tokens = spec.train.batch_size * self.task.seqlen * members
+        self.parameters = sum(parameter.numel() for parameter in self.model.parameters()) * members
         self._stepper = build_stepper(
             update, self._window, spec.train, placement, self._sink, operations=update.operations
         )
         self._step = 0
+
+    def _member(self, seed: int) -> Member:
+        """Return one of the runs of an ensemble; the first has the rig's own model."""
+        spec, model = self.spec.model_copy(update={"seed": seed}), self.model
+        if seed != self.spec.seed:
+            seed_global(seed, "init")
+            model = build_model(spec.model, self.task.vocab_size).to(self.placement.device)
+        assert isinstance(model, LanguageModel)
+        return Member(spec, self.task, model, build_optimizer(model, spec.train), 0)
 
     def settle(self) -> None:
         """Do steps until the next ones cost what all later ones cost."""
@@ -82,9 +98,9 @@ class Rig:
         return str(fact["mode"]), str(fact["why"])
 
     def loss(self) -> float:
-        """Return the newest step's loss; waits for the device."""
+        """Return the newest step's loss, of an ensemble the first member's; waits for the device."""
         losses, _ = self._window.read()
-        return float(losses[-1])
+        return float(losses[-1] if isinstance(losses[-1], float) else losses[-1][0])
 
 
 @dataclass(frozen=True, slots=True)

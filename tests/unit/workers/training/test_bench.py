@@ -37,6 +37,17 @@ def test_a_rig_takes_the_run_s_own_steps(execute: Execute, make_spec: MakeSpec) 
     assert rig.mode() == ("eager", "graphs need CUDA, and the run is on cpu")
 
 
+def test_a_rig_of_several_members_takes_the_steps_of_all(make_spec: MakeSpec) -> None:
+    spec = make_spec()
+    placement = place(spec)
+    with reproducible(placement):
+        one, three = Rig(spec, placement), Rig(spec, placement, members=3)
+        one.advance(3)
+        three.advance(3)
+        assert three.loss() == pytest.approx(one.loss(), rel=1e-4)
+        assert (three.tokens, three.parameters) == (3 * one.tokens, 3 * one.parameters)
+
+
 def test_a_step_is_taken_apart_into_operators(make_spec: MakeSpec) -> None:
     spec = make_spec()
     placement = place(spec)
