@@ -118,6 +118,17 @@ def softplus(x):
 
 
 @triton.jit
+def softplus_powers(x):
+    """`softplus` with a single special-function instruction: log1p(e) / e as a polynomial of degree 8, relative error below 1.1e-7."""
+    e = ex2(tl.abs(x) * (-LOG2E))
+    p = 0.07920397818088531 + e * (-0.030065450817346573 + e * 0.005364738870412111)
+    p = 0.1915363371372223 + e * (-0.13753755390644073 + e * p)
+    p = 0.333213210105896 + e * (-0.24857157468795776 + e * p)
+    p = 1.0 + e * (-0.49999648332595825 + e * p)
+    return tl.maximum(x, 0.0) + e * p
+
+
+@triton.jit
 def softplus_gradient(x):
     """The derivative of softplus: the logistic sigmoid."""
     return sigmoid(x)

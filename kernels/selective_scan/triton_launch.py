@@ -1,7 +1,7 @@
 """Host side of the forward scan: which configuration serves a shape, and the launches. Deterministic; nothing is timed at run time."""
 
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import lru_cache, partial
 
 import torch
@@ -9,11 +9,22 @@ import triton
 from torch import Tensor
 
 from kernels.common.choice import Layout, record_layout
+from kernels.selective_scan.triton_arguments import Arguments, Shape, state_strides
+from kernels.selective_scan.triton_calls import Scan
 from kernels.selective_scan.triton_common import INTERPRETED
-from kernels.selective_scan.triton_fwd import scan_kernel
-from kernels.selective_scan.triton_kernels import lean_kernel, pack_kernel, pass_kernel
+from kernels.selective_scan.triton_kernels import pack_kernel, pass_kernel
 from kernels.selective_scan.triton_layout import Configuration
-from kernels.selective_scan.triton_table import SIXTEEN_STATES, SIXTY_FOUR_STATES
+from kernels.selective_scan.triton_table import SIXTEEN_STATES, SIXTY_FOUR_STATES, WORDS, WORDS_SIXTY_FOUR_STATES
+
+__all__ = [
+    "CHECKPOINT_STEPS",
+    "Arguments",
+    "Shape",
+    "configuration",
+    "describe",
+    "scan_forward",
+    "serves",
+]
 
 CHECKPOINT_STEPS = 32
 """The forward stores the state that enters every position divisible by this; the backward restarts from there."""
@@ -21,51 +32,8 @@ CHECKPOINT_STEPS = 32
 CARRIES_IN_REGISTERS = 32
 """Up to so many states are carried along the sequence in registers, more of them in memory; as in `scan_kernel`."""
 
-
-@dataclass(frozen=True, slots=True)
-class Arguments:
-    """Checked tensors of one forward scan; A, D, dt_bias, initial_state and constant B, C are fp32 and contiguous."""
-
-    x: Tensor
-    dt: Tensor
-    A: Tensor
-    B: Tensor
-    C: Tensor
-    D: Tensor | None
-    z: Tensor | None
-    dt_bias: Tensor | None
-    dt_softplus: bool
-    initial_state: Tensor | None
-    reset: Tensor | None
-
-    @property
-    def ngroups(self) -> int:
-        """Groups of channels that share B and C."""
-        return max((values.shape[2] for values in (self.B, self.C) if values.dim() == 4), default=1)
-
-    @property
-    def lean(self) -> bool:
-        """Selective dt, B and C, and no reset."""
-        return self.dt.dim() == 3 and self.B.dim() > 2 and self.C.dim() > 2 and self.reset is None
-
-    @property
-    def shape(self) -> "Shape":
-        """What the choice of a configuration depends on."""
-        batch, seqlen, d_inner = self.x.shape
-        return Shape(batch, d_inner, seqlen, self.A.shape[1], self.ngroups, self.lean)
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """What the choice of a configuration depends on."""
-
-    batch: int
-    d_inner: int
-    seqlen: int
-    d_state: int
-    ngroups: int = 1
-    lean: bool = True
-    """Selective dt, B and C, and no reset."""
+MAX_PRODUCT_STATES = 64
+"""More states than these do not fit the registers of a thread, with products."""
 
 
 @lru_cache(maxsize=256)
@@ -75,6 +43,10 @@ def configuration(shape: Shape) -> Configuration:
     if INTERPRETED:
         return Configuration(blocks=4, steps=4, channels=2 if paired else 1, warps=1)
     work = shape.batch * shape.d_inner
+    if shape.words and shape.d_state == 16:
+        return _for_words(shape, work)
+    if shape.pairs and shape.d_state in (32, 48, 64) and work >= 6144:
+        return WORDS_SIXTY_FOUR_STATES
     if shape.lean and shape.ngroups == 1 and paired:
         if shape.d_state == 16:
             return _for_sixteen_states(work, shape.seqlen)
@@ -85,6 +57,19 @@ def configuration(shape: Shape) -> Configuration:
     if work >= 6144:
         return Configuration(blocks=8, steps=8, channels=1, warps=4, registers=128)
     return Configuration(blocks=16, steps=8, channels=1, warps=4, registers=128)
+
+
+def _for_words(shape: Shape, work: int) -> Configuration:
+    """The table for 16 states in bf16, as Mamba has them under autocast."""
+    if work >= 32768 and shape.pairs:
+        return WORDS["most channels"]
+    if work >= 12288 and shape.pairs:
+        return WORDS["many channels"]
+    if work >= 4096:
+        return WORDS["half as many"]
+    if work >= 1024 or shape.seqlen < 8192 or not shape.pairs:
+        return WORDS["few"]
+    return replace(WORDS["few, long"], splits=min(32768 // work, shape.seqlen // 256))
 
 
 def _for_sixteen_states(work: int, seqlen: int) -> Configuration:
@@ -103,9 +88,17 @@ def _for_sixteen_states(work: int, seqlen: int) -> Configuration:
     return replace(chosen, splits=splits)
 
 
-def serves(config: Configuration, arguments: "Arguments") -> bool:
-    """Whether `config` can serve these arguments: lanes over states know neither constants nor groups nor resets."""
-    return config.lanes == "time" or (arguments.lean and arguments.ngroups == 1)
+def serves(config: Configuration, arguments: Arguments) -> bool:
+    """Whether `config` can serve these arguments: only lanes over time know constants, groups and resets."""
+    d_state = arguments.A.shape[1]
+    if config.lanes == "time":
+        return True
+    if config.lanes == "states":
+        return arguments.lean and arguments.ngroups == 1
+    if config.lanes == "teams":
+        return arguments.words and d_state == 16
+    fits = arguments.pairs if config.channels == 2 else arguments.words
+    return fits and d_state % 16 == 0 and d_state <= MAX_PRODUCT_STATES
 
 
 def describe(config: Configuration) -> Layout:
@@ -149,8 +142,7 @@ def _launch(
         states = final_state.new_empty(batch, splits, d_state, d_inner)
     if splits > 1:
         spans = final_state.new_empty(batch, splits, d_inner)
-    scan = _Scan(arguments, config, packed, split_len, splits)
-    launch = scan.over_states if config.lanes == "states" else scan.over_time
+    launch = Scan(arguments, config, packed, split_len, splits).launch
     if splits == 1:
         launch(0, (y, final_state, checkpoints, states, spans))
         return
@@ -180,26 +172,10 @@ def _split(seqlen: int, config: Configuration) -> tuple[int, int]:
     return length, triton.cdiv(seqlen, length)
 
 
-def _group_of_states(d_state: int) -> int:
-    """How many states the scan unrolls at a time: four where that divides, else the largest divisor up to eight."""
-    if d_state % 4 == 0:
-        return 4
-    return max(size for size in range(1, 9) if d_state % size == 0)
-
-
-def _strides(values: Tensor) -> tuple[int, int, int, int]:
-    """Strides of a selective B or C in elements: batch, time, group, state. Zeros for a constant one."""
-    if values.dim() == 2:
-        return 0, 0, 0, 0
-    if values.dim() == 3:
-        return values.stride(0), values.stride(1), 0, values.stride(2)
-    return values.stride(0), values.stride(1), values.stride(2), values.stride(3)
-
-
 def _pack(arguments: Arguments, config: Configuration) -> Tensor | None:
     """Return B and C in the order in which the scan's lanes read them, or None where it reads them as they are."""
     B, C = arguments.B, arguments.C
-    if not config.packed or (B.dim() == 2 and C.dim() == 2):
+    if not config.packed or config.lanes in ("products", "teams") or (B.dim() == 2 and C.dim() == 2):
         return None
     batch, seqlen, _ = arguments.x.shape
     d_state = arguments.A.shape[1]
@@ -215,8 +191,8 @@ def _pack(arguments: Arguments, config: Configuration) -> Tensor | None:
         packed,
         seqlen,
         tiles,
-        *_strides(B),
-        *_strides(C),
+        *state_strides(B),
+        *state_strides(C),
         D_STATE=d_state,
         STATE_BLOCK=triton.next_power_of_2(d_state),
         BLOCKS=config.blocks,
@@ -226,106 +202,3 @@ def _pack(arguments: Arguments, config: Configuration) -> Tensor | None:
         num_warps=4,
     )
     return packed
-
-
-@dataclass(frozen=True, slots=True)
-class _Scan:
-    """The launches of the scanning kernel for one scan: they differ in the phase alone."""
-
-    arguments: Arguments
-    config: Configuration
-    packed: Tensor | None
-    split_len: int
-    splits: int
-
-    def over_time(self, phase: int, buffers: tuple[Tensor | None, ...]) -> None:
-        """Launch `scan_kernel`."""
-        given, config = self.arguments, self.config
-        x, dt, z = given.x, given.dt, given.z
-        batch, seqlen, d_inner = x.shape
-        constant_dt = dt.dim() == 1
-        even = seqlen % config.tile == 0 and d_inner % config.width == 0
-        grid = (triton.cdiv(d_inner, config.width), batch, self.splits)
-        scan_kernel[grid](
-            x,
-            dt,
-            given.A,
-            given.B,
-            given.C,
-            self.packed,
-            given.D,
-            z,
-            given.dt_bias,
-            given.reset,
-            given.initial_state,
-            *buffers,
-            seqlen,
-            self.split_len,
-            triton.cdiv(seqlen, config.tile),
-            x.stride(0),
-            0 if constant_dt else dt.stride(0),
-            0 if z is None else z.stride(0),
-            *_strides(given.B),
-            *_strides(given.C),
-            X_STRIDE=x.stride(1),
-            DT_STRIDE=0 if constant_dt else dt.stride(1),
-            Z_STRIDE=0 if z is None else z.stride(1),
-            D_INNER=d_inner,
-            D_STATE=given.A.shape[1],
-            NGROUPS=given.ngroups,
-            DT_SOFTPLUS=given.dt_softplus,
-            DT_CONSTANT=constant_dt,
-            B_CONSTANT=given.B.dim() == 2,
-            C_CONSTANT=given.C.dim() == 2,
-            PACKED=self.packed is not None,
-            PHASE=phase,
-            MASKED=not even,
-            FETCH=config.fetch and not INTERPRETED,
-            BLOCKS=config.blocks,
-            STEPS=config.steps,
-            CHANNELS=config.channels,
-            WARPS=config.warps,
-            STATES=_group_of_states(given.A.shape[1]),
-            num_warps=config.warps,
-            maxnreg=config.registers,
-        )
-
-    def over_states(self, phase: int, buffers: tuple[Tensor | None, ...]) -> None:
-        """Launch `lean_kernel`."""
-        given, config, packed = self.arguments, self.config, self.packed
-        assert packed is not None
-        x, dt, z = given.x, given.dt, given.z
-        batch, seqlen, d_inner = x.shape
-        even = seqlen % config.tile == 0 and d_inner % config.width == 0
-        lean_kernel[(triton.cdiv(d_inner, config.width), batch, self.splits)](
-            x,
-            dt,
-            given.A,
-            packed,
-            given.D,
-            z,
-            given.dt_bias,
-            given.initial_state,
-            *buffers,
-            seqlen,
-            self.split_len,
-            packed.shape[2],
-            x.stride(0),
-            dt.stride(0),
-            0 if z is None else z.stride(0),
-            X_STRIDE=x.stride(1),
-            DT_STRIDE=dt.stride(1),
-            Z_STRIDE=0 if z is None else z.stride(1),
-            D_INNER=d_inner,
-            D_STATE=given.A.shape[1],
-            DT_SOFTPLUS=given.dt_softplus,
-            PHASE=phase,
-            MASKED=not even,
-            TOUCH=config.fetch and not INTERPRETED,
-            SHARES=config.blocks,
-            ROUNDS=config.steps,
-            CHANNELS=config.channels,
-            WARPS=config.warps,
-            num_warps=config.warps,
-            maxnreg=config.registers,
-        )

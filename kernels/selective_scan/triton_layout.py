@@ -3,6 +3,12 @@
 from dataclasses import dataclass
 from typing import Literal
 
+TEAM = 4
+"""Warps that share a channel's states, with "teams"."""
+
+TEAM_SPAN = 32
+"""Steps that such warps take between two barriers."""
+
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
@@ -15,8 +21,9 @@ class Configuration:
     channels: int
     """Adjacent channels per thread: 1 or 2."""
     warps: int
-    lanes: Literal["time", "states"] = "time"
-    """What lanes share: consecutive pieces of the sequence (`scan_kernel`) or the states of a channel (`lean_kernel`)."""
+    lanes: Literal["time", "states", "products", "teams"] = "time"
+    """What lanes share: consecutive pieces of the sequence (`scan_kernel`), the states of a channel (`lean_kernel`), these with
+    tensor cores (`product_kernel`: four lanes, blocks of 8 steps), and these over four warps as well (`team_kernel`)."""
     splits: int = 1
     """Programs along the sequence. More than one: three launches instead of one."""
     packed: bool = True
@@ -24,14 +31,17 @@ class Configuration:
     fetch: bool = True
     """Whether what a later tile reads is requested while this one is computed."""
     registers: int | None = None
-    """Cap on registers per thread."""
+    """Cap on registers per thread. Without one the compiler saves registers at the cost of waits; a high one frees it."""
+    unroll: int = 1
+    """Tiles of a loop's body, with teams where nothing is masked."""
 
     @property
     def tile(self) -> int:
         """Time steps of one tile."""
-        return self.blocks * self.steps
+        return TEAM_SPAN if self.lanes == "teams" else self.blocks * self.steps
 
     @property
     def width(self) -> int:
         """Channels of one program."""
-        return self.warps * (32 // self.blocks) * self.channels
+        sharers = TEAM if self.lanes == "teams" else 1
+        return self.warps // sharers * (32 // self.blocks) * self.channels

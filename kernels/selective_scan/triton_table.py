@@ -1,4 +1,4 @@
-"""Which layout of the forward scan serves which kind of shape, as measured on an H100 (docs/LOG.md has the figures).
+"""Which layout of the forward scan serves which kind of shape, from timings on an H100 and what they predict (docs/LOG.md).
 
 A fixed table: the same shape always computes the same bits, whatever the machine is doing.
 """
@@ -14,3 +14,14 @@ SIXTEEN_STATES = {
     "tiny": Configuration(blocks=16, steps=1, channels=1, warps=4, lanes="states"),
 }
 SIXTY_FOUR_STATES = Configuration(blocks=4, steps=8, channels=1, warps=4, registers=128)
+
+WORDS = {
+    "most channels": Configuration(blocks=4, steps=2, channels=2, warps=4, lanes="products", registers=255),
+    "many channels": Configuration(blocks=4, steps=2, channels=1, warps=4, lanes="products", registers=96),
+    "half as many": Configuration(blocks=4, steps=2, channels=1, warps=4, lanes="teams", registers=128),
+    "few": Configuration(blocks=4, steps=2, channels=1, warps=4, lanes="teams", registers=168, unroll=2),
+    "few, long": Configuration(blocks=4, steps=2, channels=2, warps=4, lanes="products", registers=128),
+}
+"""Where `Arguments.words`, and 16 states."""
+
+WORDS_SIXTY_FOUR_STATES = Configuration(blocks=4, steps=2, channels=2, warps=4, lanes="products")

@@ -26,6 +26,7 @@ from kernels.selective_scan.triton_op import refusal, selective_scan_forward, se
 pytestmark = pytest.mark.interpreter
 
 FP32_TOLERANCE = 2e-6  # relative, of a norm; fp32 PyTorch reaches 3e-7 here
+BF16_TOLERANCE = 2.0**-7  # the interpreter truncates to bf16, which costs one unit in the last place at most
 
 
 @dataclass(frozen=True)
@@ -40,9 +41,22 @@ class Case:
     options: str = "D z dt_bias"
     constant: str = ""
     config: Configuration | None = None
+    dtype: torch.dtype = torch.float32
+    """Of x, dt, B, C and z."""
 
     def build(self) -> Arguments:
         """Draw the arguments."""
+        drawn = self._draw()
+        return replace(
+            drawn,
+            x=drawn.x.to(self.dtype),
+            dt=drawn.dt.to(self.dtype),
+            B=drawn.B.to(self.dtype),
+            C=drawn.C.to(self.dtype),
+            z=None if drawn.z is None else drawn.z.to(self.dtype),
+        )
+
+    def _draw(self) -> Arguments:
         generator = torch.Generator().manual_seed(self.seqlen * 100 + self.d_inner)
 
         def normal(*shape: int) -> Tensor:
@@ -130,6 +144,48 @@ CASES = {
         options="D z dt_bias initial_state",
         config=Configuration(4, 2, 2, 1, "states", splits=2),
     ),
+    "products-pairs": Case(
+        batch=1,
+        seqlen=41,
+        d_inner=18,
+        d_state=16,
+        options="D z dt_bias initial_state",
+        config=Configuration(4, 2, 2, 1, "products"),
+        dtype=torch.bfloat16,
+    ),
+    "products-split": Case(
+        batch=1,
+        seqlen=70,
+        d_inner=5,
+        d_state=16,
+        options="z initial_state",
+        config=Configuration(4, 2, 1, 2, "products", splits=2),
+        dtype=torch.bfloat16,
+    ),
+    "products-N32-bare": Case(
+        batch=1,
+        seqlen=16,
+        d_inner=16,
+        d_state=32,
+        options="",
+        config=Configuration(4, 2, 2, 1, "products"),
+        dtype=torch.bfloat16,
+    ),
+    "products-L1": Case(
+        seqlen=1, d_inner=3, d_state=16, config=Configuration(4, 2, 1, 1, "products"), dtype=torch.bfloat16
+    ),
+    "teams": Case(
+        batch=1,
+        seqlen=70,
+        d_inner=9,
+        d_state=16,
+        options="D z dt_bias initial_state",
+        config=Configuration(4, 2, 1, 4, "teams"),
+        dtype=torch.bfloat16,
+    ),
+    "teams-L1-bare": Case(
+        seqlen=1, d_inner=8, d_state=16, options="", config=Configuration(4, 2, 1, 4, "teams"), dtype=torch.bfloat16
+    ),
     "lanes-over-states-L1": Case(seqlen=1, d_inner=5, d_state=16, config=Configuration(16, 1, 1, 1, "states")),
 }
 
@@ -139,7 +195,8 @@ def test_outputs_and_checkpoints_equal_the_reference(case: Case) -> None:
     arguments = case.build()
     y, final_state, checkpoints = scan_forward(arguments, save=True, config=case.config)
     expected, expected_state = in_float64(arguments)
-    assert error(y, expected) < FP32_TOLERANCE
+    assert y.dtype == case.dtype
+    assert error(y, expected) < (BF16_TOLERANCE if case.dtype == torch.bfloat16 else FP32_TOLERANCE)
     assert error(final_state, expected_state) < FP32_TOLERANCE
     assert checkpoints is not None
     for index, start in enumerate(range(CHECKPOINT_STEPS, case.seqlen, CHECKPOINT_STEPS), start=1):
@@ -244,6 +301,13 @@ def test_the_table_of_configurations_is_fixed_and_serves_every_shape() -> None:
     assert not serves(Configuration(4, 2, 1, 1, "states"), resets)
     for arguments in (bare, resets):
         assert serves(configuration(arguments.shape), arguments)
+    odd = Case(d_inner=5, d_state=16, dtype=torch.bfloat16).build()
+    unaligned = replace(odd, C=torch.randn(2, 33, 17).to(torch.bfloat16)[..., 1:])
+    assert serves(Configuration(4, 2, 1, 4, "teams"), odd)
+    assert serves(Configuration(4, 2, 1, 1, "products"), odd)
+    assert not serves(Configuration(4, 2, 2, 1, "products"), odd)
+    assert not any(serves(Configuration(4, 2, 1, 4, lanes), unaligned) for lanes in ("teams", "products"))
+    assert not serves(Configuration(4, 2, 1, 4, "teams"), Case(d_state=16).build())
     shape = Shape(8, 2048, 2048, 16)
     assert all(a == b for a, b in pairwise([configuration(shape) for _ in range(3)]))
 

@@ -1,0 +1,241 @@
+"""Products on the tensor cores in registers: what the scan does with them needs the fragments that the PTX manual draws.
+
+Every tensor has one element per thread, as in triton_lanes. Of a warp's lanes, lane 4 g + q holds in the left operand (16 x 8)
+rows g and g + 8, columns q and q + 4; in the right one (8 x 8) rows q and q + 4 of column g; in the product (16 x 8)
+columns 2 q and 2 q + 1 of rows g and g + 8. tf32 drops the 13 low bits of an fp32.
+"""
+
+# The bodies are Triton's language: tuples grow, and constexpr parameters are not of the type they name.
+# mypy: ignore-errors
+
+import triton
+import triton.language as tl
+
+from kernels.selective_scan.triton_common import INTERPRETED
+
+TF32_CORRECTION = tl.constexpr(1.0 + 0.7213 * 2.0**-11)
+"""What a truncated fp32 is to be multiplied by to be right on average, over mantissas that are spread evenly in log scale."""
+
+
+@triton.jit
+def bits(x):
+    """The bits of an fp32."""
+    return x.to(tl.int32, bitcast=True)
+
+
+@triton.jit
+def dropped(x):
+    """The bits of what tf32 drops of an fp32, exact: x less the value that a product takes x for."""
+    return bits(x - (bits(x) & -8192).to(tl.float32, bitcast=True))
+
+
+if INTERPRETED:
+
+    @triton.jit
+    def multiply_add(a, b, d):
+        """One m16n8k8 tf32 product per warp: d + a b, from the operands' bits."""
+        thread = tl.arange(0, d[0].shape[0])
+        row = thread & -4
+        column = (thread & -32) + 8 * (thread & 3)
+        out = ()
+        for i in tl.static_range(4):
+            total = d[i]
+            for k in tl.static_range(8):
+                left = tl.gather(a[i // 2 + 2 * (k // 4)], row + k % 4, axis=0) & -8192
+                right = tl.gather(b[k // 4], column + 4 * (i % 2) + k % 4, axis=0) & -8192
+                total = total + left.to(tl.float32, bitcast=True) * right.to(tl.float32, bitcast=True)
+            out = out + (total,)
+        return out
+
+    @triton.jit
+    def multiply_four(a, b):
+        """One m16n8k4 tf32 product per warp, of the first half of the operands."""
+        thread = tl.arange(0, a[0].shape[0])
+        row = thread & -4
+        column = (thread & -32) + 8 * (thread & 3)
+        out = ()
+        for i in tl.static_range(4):
+            total = tl.zeros(a[0].shape, tl.float32)
+            for k in tl.static_range(4):
+                left = tl.gather(a[i // 2], row + k, axis=0) & -8192
+                right = tl.gather(b, column + 4 * (i % 2) + k, axis=0) & -8192
+                total = total + left.to(tl.float32, bitcast=True) * right.to(tl.float32, bitcast=True)
+            out = out + (total,)
+        return out
+
+    @triton.jit
+    def lane_of(x, lane):
+        """x of lane `lane` of the same warp."""
+        return tl.gather(x, (tl.arange(0, x.shape[0]) & -32) + lane, axis=0)
+
+    @triton.jit
+    def load_half(pointer, mask, MASKED: tl.constexpr):
+        """A 16-bit element that nothing writes while the kernel runs, as the low half of an int32; zero where masked."""
+        value = tl.load(pointer.to(tl.pointer_type(tl.int16)), mask=mask, other=0)
+        return value.to(tl.int32) & 0xFFFF
+
+    @triton.jit
+    def claim_memory(pointer, thread):
+        """Memory that the threads of a program share: here the global memory at `pointer`."""
+        return pointer
+
+    @triton.jit
+    def put(memory, place, value):
+        """Store an fp32."""
+        tl.store(memory + place, value)
+
+    @triton.jit
+    def put_pair(memory, place, first, second):
+        """Store two adjacent fp32 at an even place."""
+        tl.store(memory + place, first)
+        tl.store(memory + place + 1, second)
+
+    @triton.jit
+    def put_quad(memory, place, first, second, third, fourth):
+        """Store four adjacent fp32 at a multiple of four."""
+        tl.store(memory + place, first)
+        tl.store(memory + place + 1, second)
+        tl.store(memory + place + 2, third)
+        tl.store(memory + place + 3, fourth)
+
+    @triton.jit
+    def get_pair(memory, place):
+        """Load two adjacent fp32 from an even place."""
+        return tl.load(memory + place), tl.load(memory + place + 1)
+
+    @triton.jit
+    def get_quad(memory, place):
+        """Load four adjacent fp32 from a multiple of four."""
+        at = memory + place
+        return tl.load(at), tl.load(at + 1), tl.load(at + 2), tl.load(at + 3)
+
+else:
+
+    @triton.jit
+    def multiply_add(a, b, d):
+        """One m16n8k8 tf32 product per warp: d + a b, from the operands' bits."""
+        return tl.inline_asm_elementwise(
+            "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {$0, $1, $2, $3}, {$4, $5, $6, $7}, {$8, $9}, {$10, $11, $12, $13};",
+            "=f,=f,=f,=f,r,r,r,r,r,r,f,f,f,f",
+            [a[0], a[1], a[2], a[3], b[0], b[1], d[0], d[1], d[2], d[3]],
+            dtype=(tl.float32, tl.float32, tl.float32, tl.float32),
+            is_pure=True,
+            pack=1,
+        )
+
+    @triton.jit
+    def lane_of(x, lane):
+        """x of lane `lane` of the same warp."""
+        return tl.inline_asm_elementwise(
+            "shfl.sync.idx.b32 $0, $1, $2, 0x1f, 0xffffffff;",
+            "=f,f,r",
+            [x, lane],
+            dtype=tl.float32,
+            is_pure=True,
+            pack=1,
+        )
+
+    @triton.jit
+    def multiply_four(a, b):
+        """One m16n8k4 tf32 product per warp, of the first half of the operands."""
+        zero = tl.zeros(a[0].shape, tl.float32)
+        return tl.inline_asm_elementwise(
+            "mma.sync.aligned.m16n8k4.row.col.f32.tf32.tf32.f32 {$0, $1, $2, $3}, {$4, $5}, {$6}, {$7, $7, $7, $7};",
+            "=f,=f,=f,=f,r,r,r,f",
+            [a[0], a[1], b, zero],
+            dtype=(tl.float32, tl.float32, tl.float32, tl.float32),
+            is_pure=True,
+            pack=1,
+        )
+
+    # A 16-bit register that a loop carries is copied, which waits for its load: these are loaded into 32-bit ones.
+
+    @triton.jit
+    def load_half(pointer, mask, MASKED: tl.constexpr):
+        """A 16-bit element that nothing writes while the kernel runs, as the low half of an int32; zero where masked."""
+        if MASKED:
+            value = tl.inline_asm_elementwise(
+                "{ .reg .pred p; setp.ne.s32 p, $2, 0; mov.b32 $0, 0; @p ld.global.nc.u16 $0, [$1]; }",
+                "=r,l,r",
+                [pointer.to(tl.int64), mask.to(tl.int32)],
+                dtype=tl.int32,
+                is_pure=True,
+                pack=1,
+            )
+        else:
+            value = tl.inline_asm_elementwise(
+                "ld.global.nc.u16 $0, [$1];", "=r,l", [pointer.to(tl.int64)], dtype=tl.int32, is_pure=True, pack=1
+            )
+        return value
+
+    @triton.jit
+    def claim_memory(pointer, thread):
+        """Memory that the threads of a program share: the address of 18.25 KiB of static shared memory. Call once in a kernel."""
+        return tl.inline_asm_elementwise(
+            "{ .shared .align 16 .b8 scan_memory[18688]; mov.u32 $0, scan_memory; }",
+            "=r,r",
+            [thread],
+            dtype=tl.int32,
+            is_pure=False,
+            pack=1,
+        )
+
+    @triton.jit
+    def put(memory, place, value):
+        """Store an fp32."""
+        tl.inline_asm_elementwise(
+            "st.shared.f32 [$1], $2; mov.b32 $0, 0;",
+            "=r,r,f",
+            [memory + place * 4, value],
+            dtype=tl.int32,
+            is_pure=False,
+            pack=1,
+        )
+
+    @triton.jit
+    def put_pair(memory, place, first, second):
+        """Store two adjacent fp32 at an even place."""
+        tl.inline_asm_elementwise(
+            "st.shared.v2.f32 [$1], {$2, $3}; mov.b32 $0, 0;",
+            "=r,r,f,f",
+            [memory + place * 4, first, second],
+            dtype=tl.int32,
+            is_pure=False,
+            pack=1,
+        )
+
+    @triton.jit
+    def put_quad(memory, place, first, second, third, fourth):
+        """Store four adjacent fp32 at a multiple of four."""
+        tl.inline_asm_elementwise(
+            "st.shared.v4.f32 [$1], {$2, $3, $4, $5}; mov.b32 $0, 0;",
+            "=r,r,f,f,f,f",
+            [memory + place * 4, first, second, third, fourth],
+            dtype=tl.int32,
+            is_pure=False,
+            pack=1,
+        )
+
+    @triton.jit
+    def get_pair(memory, place):
+        """Load two adjacent fp32 from an even place."""
+        return tl.inline_asm_elementwise(
+            "ld.shared.v2.f32 {$0, $1}, [$2];",
+            "=f,=f,r",
+            [memory + place * 4],
+            dtype=(tl.float32, tl.float32),
+            is_pure=False,
+            pack=1,
+        )
+
+    @triton.jit
+    def get_quad(memory, place):
+        """Load four adjacent fp32 from a multiple of four."""
+        return tl.inline_asm_elementwise(
+            "ld.shared.v4.f32 {$0, $1, $2, $3}, [$4];",
+            "=f,=f,=f,=f,r",
+            [memory + place * 4],
+            dtype=(tl.float32, tl.float32, tl.float32, tl.float32),
+            is_pure=False,
+            pack=1,
+        )
