@@ -83,6 +83,7 @@ def add_seeds(lab: MambaLab, ablation: AblationRow, text: str) -> None:
 def _submit(lab: MambaLab, what: str, words: Sequence[str]) -> None:
     launcher = lab.launcher
     assert launcher is not None  # the action says so before
+    lab.notify("a command of its own queues it, which takes a few seconds", title=what, timeout=4, markup=False)
     lab.control(what, command(*words), lambda: launcher.submit(words))
 
 

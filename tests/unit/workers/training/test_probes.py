@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 from torch.nn import functional as F
 
+from tests.unit.workers.training.test_ensemble import Lab, member
 from workers.models import build_model
 from workers.models.s6 import S6
 from workers.specs import ModelSpec, RunSpec
 from workers.tasks import build_task
+from workers.training import trial
 from workers.training.branching import branch_checkpoint
 from workers.training.checkpoint import load_weights, read_checkpoint
 from workers.training.determinism import EVALUATION_SEED
 from workers.training.probes import layer_metrics, probed_layers
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tests.unit.workers.training.conftest import Execute, Executed, MakeSpec
 
 NAMES = {"dt_p05", "dt_p50", "dt_p95", "half_life_p05", "half_life_p50", "half_life_p95",
@@ -151,3 +152,16 @@ def test_the_state_is_that_of_the_last_token(execute: Execute, make_spec: MakeSp
     assert list(probed_layers(model)) == [0]
     expected = state.layers[0]["ssm"].square().mean().sqrt().item()
     assert probes_of(run)[1]["probe/state_rms@0"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_member_of_an_ensemble_probes_as_it_would_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial, "build_model", lambda spec, vocab_size: build_model(spec, vocab_size).double())
+    lab = Lab(tmp_path)
+    specs = [member(0, probe_every=7), member(1)]
+    lab.together(specs)
+    lab.alone(specs)
+    for index in range(2):
+        lab.check_equal(index, 24)
+    probed = {step for step, key in lab.curve("together-0") if key.startswith("probe/")}
+    assert probed == {1, 7, 14, 21, 24}
+    assert not any(key.startswith("probe/") for _, key in lab.curve("together-1"))
