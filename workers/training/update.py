@@ -99,7 +99,8 @@ class EagerStepper:
 class RunUpdate:
     """The update of one run: its own data stream, micro-batches, clipping and AdamW.
 
-    `operations` is about how many floating-point operations a step takes.
+    `operations` is about how many floating-point operations a step takes. On CUDA small steps have a `beside` of their own;
+    another may be given where there is none.
     """
 
     members: tuple[int, ...] = ()
@@ -112,18 +113,18 @@ class RunUpdate:
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
         placement: Placement,
+        beside: Beside | None = None,
     ) -> None:
         self._spec, self._task, self._model = spec, task, model
         self._optimizer, self._placement = optimizer, placement
         self._parameters = list(model.parameters())
         tokens = spec.train.batch_size * task.seqlen
         self.operations = 6.0 * tokens * sum(parameter.numel() for parameter in self._parameters)
-        self._beside: Beside | None = None
-        self._projections: Projections | None = None
-        if placement.device.type == "cuda":
-            if spec.train.accumulate == 1 and self.operations <= LARGE_STEP:
-                self._beside = Beside(placement.device)
-            self._projections = Projections(model, placement.device, self._beside)
+        on_gpu = placement.device.type == "cuda"
+        if on_gpu and spec.train.accumulate == 1 and self.operations <= LARGE_STEP:
+            beside = Beside(placement.device)
+        self._beside = beside
+        self._projections = Projections(model, placement.device, beside) if on_gpu or beside else None
         self._rates = StepRates(optimizer, placement.device)
         self._progress: list[float] = []
         self._generators: list[torch.Generator] = []
