@@ -9,11 +9,11 @@ import numpy as np
 from storage.rows import AttemptRow, CheckpointRow
 from tui.curve_cache import Curve
 from tui.plot.series import Points, band
+from tui.progress import PROBE
 from tui.widgets.chart_data import ChartData, Line, Shade
 
 TOKENS = "train/tokens_seen"
 SYSTEM = "system/"  # the metrics of the machine; a run shows them on a tab of their own
-PROBE = "probe/"  # what goes on inside the layers; the lens shows them
 FIRST = ("valid/accuracy", "valid/loss", "valid/bpb", "train/loss", "train/accuracy", "train/grad_norm")
 LAST = ("train/lr", "train/steps_per_s", "train/tokens_per_s", TOKENS)
 

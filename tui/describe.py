@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from storage.rows import RunRow
 from tui.format import bar, bytes_size, clock_time, count_label, duration, number, plain
 from tui.messages import Detail
-from tui.progress import eta_of, is_silent, share_of
+from tui.progress import PROBE, eta_of, is_silent, share_of
 from tui.theme import STATUS_GLYPHS
 from tui.widgets.text_view import TextLine
 
@@ -50,10 +50,13 @@ def run_lines(run: RunRow, now: float, metric: str) -> list[TextLine]:
         lines += [[], [(": ".join(filter(None, (run.reason, run.error))), "failed")]]
     elif run.reason:
         lines.append(labelled("ended by", run.reason))
-    if run.metrics:
+    shown = {key: value for key, value in run.metrics.items() if not key.startswith(PROBE)}
+    if shown:
         lines += [[], [("metrics", "accent")]]
-        for key, value in sorted(run.metrics.items(), key=lambda item: _metric_rank(item[0], metric)):
+        for key, value in sorted(shown.items(), key=lambda item: _metric_rank(item[0], metric)):
             lines.append([(f"{key:<22} ", "muted"), (number(value, 5), "best" if key == metric else "")])
+    if len(shown) < len(run.metrics):
+        lines += [[], [("it has probes: M opens the lens", "muted")]]
     return lines
 
 

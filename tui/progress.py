@@ -5,6 +5,7 @@ from __future__ import annotations
 from storage.rows import RunRow
 
 FALLBACK_METRICS = ("valid/accuracy", "valid/loss", "valid/bpb", "train/loss", "train/accuracy")
+PROBE = "probe/"  # metrics of what goes on inside the layers: dozens a run, which the lens shows and lists leave out
 SILENT_S = 60.0  # a running run that gave no sign of life for so long is shown as silent
 
 
@@ -40,4 +41,5 @@ def deciding_metric(run: RunRow, by_ablation: dict[str, str]) -> str:
     for key in FALLBACK_METRICS:
         if key in run.metrics:
             return key
-    return next((key for key in run.metrics if not key.startswith("train/")), next(iter(run.metrics), ""))
+    others = [key for key in run.metrics if not key.startswith(PROBE)]
+    return next((key for key in others if not key.startswith("train/")), next(iter(others), ""))

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from storage.rows import AblationRow, RunRow
-from tui.charts import PROBE
 from tui.format import bar
+from tui.progress import PROBE
 from tui.theme import STATUS_GLYPHS
 
 

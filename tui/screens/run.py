@@ -17,7 +17,7 @@ from tui.describe import config_lines, event_lines, machine_line, origin_lines, 
 from tui.format import bar, count_label, duration
 from tui.keys import Situation, bindings
 from tui.messages import Detail, LogRead, Snapshot
-from tui.progress import deciding_metric, eta_of, is_silent, share_of
+from tui.progress import PROBE, deciding_metric, eta_of, is_silent, share_of
 from tui.screens.base import Mover
 from tui.screens.control import ControlScreen
 from tui.screens.curve_actions import CurveActions
@@ -109,6 +109,7 @@ class RunScreen(CurveActions, ControlScreen):
         """Show the run as it is now; an archived one that the list leaves out stays as it was."""
         self.run_row = snapshot.run(self.run_id) or self.run_row
         self._watch()
+        self._show_tabs()
         self._show_state()
         super().show_snapshot(snapshot)
 
@@ -151,18 +152,24 @@ class RunScreen(CurveActions, ControlScreen):
         self.tab = tab
         for name in TABS:
             self.query_one(f"#{name}").display = name == tab
-        pieces = [(" ", "")]
-        for number, name in enumerate(TABS, 1):
-            pieces += [(f" {number}", "muted"), (f" {name} ", "chosen" if name == tab else ""), (" ", "")]
-        self.query_one("#tabs", TextBar).show(*pieces)
+        self._show_tabs()
         if tab in CHARTS:
             self.draw_curves()
         self._watch()
+
+    def _show_tabs(self) -> None:
+        pieces = [(" ", "")]
+        for number, name in enumerate(TABS, 1):
+            pieces += [(f" {number}", "muted"), (f" {name} ", "chosen" if name == self.tab else ""), (" ", "")]
+        probed = self.run_row is not None and any(key.startswith(PROBE) for key in self.run_row.metrics)
+        self.query_one("#tabs", TextBar).show(*pieces, *([(" M", "muted"), (" lens ", "")] if probed else []))
 
     def on_text_bar_pressed(self, message: TextBar.Pressed) -> None:
         """Open a tab that was clicked."""
         if message.text in TABS:
             self.show_tab(message.text)
+        elif message.text == "lens":
+            self.do_lens()
 
     def on_resize(self) -> None:
         """Fill the pane that has just appeared."""

@@ -11,7 +11,7 @@ from storage.rows import RunRow
 from tui.cells import cells, fit
 from tui.format import bar, count_label, duration, number, plain
 from tui.messages import Snapshot
-from tui.progress import deciding_metric, eta_of, is_silent, share_of
+from tui.progress import PROBE, deciding_metric, eta_of, is_silent, share_of
 from tui.settings import Settings
 from tui.theme import STATUS_GLYPHS, Palette
 from tui.widgets.column import Column, Piece
@@ -220,5 +220,5 @@ def _sortable(value: Any) -> Any:
 def available_columns(snapshot: Snapshot) -> list[tuple[str, str]]:
     """Return (key, description) of every column that can be shown."""
     listed = [(key, "run") for key in BASE_KEYS]
-    listed += [(f"metrics:{name}", "metric") for name in sorted(snapshot.fields.metrics)]
+    listed += [(f"metrics:{name}", "metric") for name in sorted(snapshot.fields.metrics) if not name.startswith(PROBE)]
     return listed + [(f"config:{key}", "config") for key in sorted(snapshot.fields.config)]

@@ -17,11 +17,14 @@ from tests.unit.tui.conftest import Drive, at, lab, until
 from tests.unit.tui.test_actions import runs_screen
 from tests.unit.tui.test_screens import bar_text, text_of
 from tui.curve_cache import Curve
+from tui.describe import run_lines
 from tui.lens import QUANTITIES, columns_of, grid_of, index_at, measured, siblings
+from tui.progress import deciding_metric
 from tui.screens.lens import LensScreen
 from tui.screens.run import RunScreen
 from tui.theme import DARK
 from tui.widgets.heatmap import EIGHTHS, LEVELS, Heatmap, ramp
+from tui.widgets.run_table import available_columns
 
 HALF_LIFE = QUANTITIES[0]
 
@@ -201,6 +204,24 @@ async def test_probes_are_no_charts_of_the_run(store: HomePaths, drive: Drive) -
         assert screen.curves.charts == []
         await pilot.click("#tabs", offset=(bar_text(screen, "#tabs").index("events") + 1, 0))
         assert screen.tab == "events"
+
+
+async def test_lists_leave_probes_out_and_a_run_leads_to_the_lens(store: HomePaths, drive: Drive) -> None:
+    run_id = probed(store, facts=FACTS)
+    async with drive(store) as pilot:
+        await until(pilot, lambda: runs_screen(pilot).table.select(run_id), "the run")
+        run = lab(pilot).snapshot.run(run_id)
+        assert run is not None
+        assert deciding_metric(run, {}) == ""
+        lines = ["".join(text for text, _ in line) for line in run_lines(run, 0.0, "")]
+        assert "it has probes: M opens the lens" in lines
+        assert not any("probe/" in line for line in lines)
+        assert not any("probe/" in key for key, _ in available_columns(lab(pilot).snapshot))
+        await pilot.press("enter")
+        screen = at(pilot, RunScreen)
+        await until(pilot, lambda: screen._drawn, "curves")
+        await pilot.click("#tabs", offset=(bar_text(screen, "#tabs").index("lens") + 1, 0))
+        at(pilot, LensScreen)
 
 
 async def test_without_colours_values_are_heights(
