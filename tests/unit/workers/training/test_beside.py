@@ -21,9 +21,10 @@ from workers.models import build_model
 from workers.specs import ModelSpec, RunSpec
 from workers.tasks import build_task
 from workers.training.beside import Beside
+from workers.training.ensemble_update import EnsembleUpdate, Member
 from workers.training.optim import build_optimizer
 from workers.training.precision import Placement
-from workers.training.update import RunUpdate
+from workers.training.update import RunUpdate, Update
 
 if TYPE_CHECKING:
     from tests.unit.workers.training.conftest import MakeSpec
@@ -125,7 +126,7 @@ class Races(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def watch(spec: RunSpec, streams: Simulated, precision: Any = "fp32") -> list[str]:
-    """Do two steps; return the races."""
+    """Return the races of a run's first steps."""
     task = build_task(spec.task)
     torch.manual_seed(0)
     model = build_model(spec.model, task.vocab_size)
@@ -137,6 +138,11 @@ def watch(spec: RunSpec, streams: Simulated, precision: Any = "fp32") -> list[st
         placement=Placement(CPU, 1, precision, "test"),
         beside=streams,
     )
+    return run(update, streams)
+
+
+def run(update: Update, streams: Simulated) -> list[str]:
+    """Do three steps; return the races."""
     update.reserve(1)
     races = Races(streams)
     with races:
@@ -170,6 +176,25 @@ def test_a_chain_that_does_not_wait_is_noticed(make_spec: MakeSpec) -> None:
     streams = Simulated()
     streams.joins = False
     assert any("adam" in name for name in watch(make_spec(clip_grad_norm=0.0), streams))
+
+
+@pytest.mark.parametrize("waits", [True, False])
+@pytest.mark.parametrize(("model", "clip", "precision"), [("tied", 1.0, "bf16"), ("attention", 0.0, "fp32")])
+def test_neither_does_what_is_beside_an_ensemble_s(
+    make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch, model: str, clip: float, precision: Any, waits: bool
+) -> None:
+    streams, members = Simulated(), []
+    streams.joins = waits
+    for seed in (0, 1):
+        spec = make_spec(seed=seed, clip_grad_norm=clip).model_copy(update={"model": MODELS[model]})
+        task = build_task(spec.task)
+        own = build_model(spec.model, task.vocab_size)
+        members.append(Member(spec, task, own, build_optimizer(own, spec.train), step=0))
+    update = EnsembleUpdate(members, Placement(CPU, 1, precision, "test"))
+    monkeypatch.setattr(update, "_beside", streams)  # only CUDA has one of its own
+    monkeypatch.setattr(update._projections, "_beside", streams)
+    assert (run(update, streams) == []) == waits
+    assert streams.forks > 10
 
 
 def test_what_is_not_kept_is_noticed(make_spec: MakeSpec) -> None:
