@@ -14,7 +14,13 @@ from kernels.selective_scan.triton_calls import Scan
 from kernels.selective_scan.triton_common import INTERPRETED
 from kernels.selective_scan.triton_kernels import pack_kernel, pass_kernel
 from kernels.selective_scan.triton_layout import Configuration
-from kernels.selective_scan.triton_table import SIXTEEN_STATES, SIXTY_FOUR_STATES, WORDS, WORDS_SIXTY_FOUR_STATES
+from kernels.selective_scan.triton_table import (
+    SIXTEEN_STATES,
+    SIXTY_FOUR_STATES,
+    USE_WORDS,
+    WORDS,
+    WORDS_SIXTY_FOUR_STATES,
+)
 
 __all__ = [
     "CHECKPOINT_STEPS",
@@ -43,9 +49,9 @@ def configuration(shape: Shape) -> Configuration:
     if INTERPRETED:
         return Configuration(blocks=4, steps=4, channels=2 if paired else 1, warps=1)
     work = shape.batch * shape.d_inner
-    if shape.words and shape.d_state == 16:
+    if USE_WORDS and shape.words and shape.d_state == 16:
         return _for_words(shape, work)
-    if shape.pairs and shape.d_state in (32, 48, 64) and work >= 6144:
+    if USE_WORDS and shape.pairs and shape.d_state in (32, 48, 64) and work >= 6144:
         return WORDS_SIXTY_FOUR_STATES
     if shape.lean and shape.ngroups == 1 and paired:
         if shape.d_state == 16:

@@ -145,6 +145,42 @@ def test_every_layout_computes_the_same(config: Configuration, seqlen: int, d_in
     assert relative_error(checkpoints[:, 2].mT, entering) < 2e-6
 
 
+BF16_LAYOUTS = [
+    Configuration(4, 2, 2, 4, "products"),
+    Configuration(4, 2, 2, 4, "products", registers=255),
+    Configuration(4, 2, 1, 4, "products", registers=96),
+    Configuration(4, 2, 2, 4, "products", registers=128, splits=3),
+    Configuration(4, 2, 1, 4, "teams", registers=128),
+    Configuration(4, 2, 1, 4, "teams", registers=168, unroll=2),
+]
+
+
+@pytest.mark.parametrize(
+    "config",
+    BF16_LAYOUTS,
+    ids=lambda config: f"{config.lanes}-{config.channels}-{config.splits}-{config.registers}",
+)
+@pytest.mark.parametrize(("seqlen", "d_inner"), [(1, 32), (257, 34), (256, 256)], ids=["one", "odd", "even"])
+@pytest.mark.parametrize("d_state", [16, 64])
+def test_every_layout_for_bf16_rounds_only_its_output(
+    config: Configuration, seqlen: int, d_inner: int, d_state: int
+) -> None:
+    if config.lanes == "teams" and d_state != 16:
+        pytest.skip("a team has a warp for each four of 16 states")
+    tensors = problem(torch.bfloat16, seqlen=seqlen, d_inner=d_inner, d_state=d_state).tensors
+    arguments = Arguments(**tensors, dt_softplus=True, reset=None)
+    with poisoned_buffers():
+        y, state, _ = scan_forward(arguments, save=True, config=config)
+        again, _, _ = scan_forward(arguments, save=True, config=config)
+    expected, expected_state = selective_scan_reference(
+        **{name: value.double() for name, value in tensors.items()}, dt_softplus=True
+    )
+    rounding = relative_error(expected.to(torch.bfloat16), expected)
+    assert relative_error(y, expected) < 1.1 * rounding
+    assert relative_error(state, expected_state) < 2e-6
+    assert torch.equal(y, again)
+
+
 def test_the_targets_shapes_run_in_their_own_configurations() -> None:
     shape = Shape(64, 128, 300, 16)
     tensors = problem(torch.bfloat16, batch=64, seqlen=300, d_inner=128, initial_state=False).tensors
