@@ -57,7 +57,9 @@ class Supervisor:
     def poll(self, cursor: int, limit: int = CHUNK_BYTES) -> Report:
         """Return the worker's state and whole spool lines from a byte offset."""
         code = self._exit_code()  # asked before the spool is read: what was written before the end is then in it
-        if self.attempt.pack and self.paths.result.exists():
+        pack = self.attempt.pack
+        # once all are over the worker ends by itself, as one that serves a single attempt does
+        if pack and self.paths.result.exists() and (code is not None or serves_others(self.attempt.path, pack)):
             code = result_code(self.paths)
         return report_from(self.paths, cursor, code, running=code is None, limit=limit)
 
