@@ -11,6 +11,7 @@ from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
+from numpy.typing import NDArray
 from rich.segment import Segment
 from textual import events
 from textual.geometry import Size
@@ -61,6 +62,7 @@ class Heatmap(ScrollView, inherit_bindings=False):
         self.unit = ""
         self.row = 0
         self.cursor = 1.0
+        self._columns: NDArray[np.float64] | None = None  # of the grid at the width in view
 
     def show(self, grid: Grid, *, log: bool, unit: str) -> None:
         """Show a grid; the cursor stays."""
@@ -73,6 +75,7 @@ class Heatmap(ScrollView, inherit_bindings=False):
         self._lay_out()
 
     def _lay_out(self) -> None:
+        self._columns = None
         if self.grid is not None:
             height = self.grid.layers * self.layer_height + BELOW
             self.virtual_size = Size(self.scrollable_content_region.width, height)
@@ -142,7 +145,9 @@ class Heatmap(ScrollView, inherit_bindings=False):
         if layer in grid.kinds:
             word = f" no probes: {kind or 'not an S6 layer'}" if line == 0 else ""
             return Strip([*segments, Segment(word, style(palette.faint, palette.background))])
-        units = self.scale.unit(columns_of(grid, self.columns)[layer])
+        if self._columns is None:
+            self._columns = columns_of(grid, self.columns)
+        units = self.scale.unit(self._columns[layer])
         at = round(self.cursor * (self.columns - 1))
         paint = self._painter(palette, self.layer_height, line)
         for column, unit in enumerate(units.tolist()):
