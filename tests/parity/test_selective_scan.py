@@ -1,10 +1,12 @@
 """The Triton selective scan on a GPU: every output and gradient against float64, in every dtype."""
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 
 from kernels.bench.problems import Problem, selective_scan_problem
-from kernels.bench.verify import parity, poisoned_buffers, relative_error
+from kernels.bench.verify import parity, poisoned_buffers, relative_error, repeats_bitwise
 from kernels.selective_scan.reference import selective_scan_reference
 from kernels.selective_scan.triton_launch import Arguments, Shape, configuration, scan_forward
 from kernels.selective_scan.triton_layout import Configuration
@@ -155,18 +157,19 @@ BF16_LAYOUTS = [
 ]
 
 
-@pytest.mark.parametrize(
-    "config",
-    BF16_LAYOUTS,
-    ids=lambda config: f"{config.lanes}-{config.channels}-{config.splits}-{config.registers}",
-)
+BF16_CASES = [
+    pytest.param(config, d_state, id=f"{d_state}-{config.lanes}-{config.channels}-{config.splits}-{config.registers}")
+    for d_state in (16, 64)
+    for config in BF16_LAYOUTS
+    if d_state == 16 or config.lanes != "teams"  # a team has a warp for each four of 16 states
+]
+
+
+@pytest.mark.parametrize(("config", "d_state"), BF16_CASES)
 @pytest.mark.parametrize(("seqlen", "d_inner"), [(1, 32), (257, 34), (256, 256)], ids=["one", "odd", "even"])
-@pytest.mark.parametrize("d_state", [16, 64])
 def test_every_layout_for_bf16_rounds_only_its_output(
     config: Configuration, seqlen: int, d_inner: int, d_state: int
 ) -> None:
-    if config.lanes == "teams" and d_state != 16:
-        pytest.skip("a team has a warp for each four of 16 states")
     tensors = problem(torch.bfloat16, seqlen=seqlen, d_inner=d_inner, d_state=d_state).tensors
     arguments = Arguments(**tensors, dt_softplus=True, reset=None)
     with poisoned_buffers():
@@ -179,6 +182,36 @@ def test_every_layout_for_bf16_rounds_only_its_output(
     assert relative_error(y, expected) < 1.1 * rounding
     assert relative_error(state, expected_state) < 2e-6
     assert torch.equal(y, again)
+
+
+@pytest.fixture
+def words(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let bf16 take the layouts of `triton_table.WORDS` by default."""
+    monkeypatch.setattr("kernels.selective_scan.triton_launch.USE_WORDS", True)
+    configuration.cache_clear()
+    yield
+    configuration.cache_clear()
+
+
+@pytest.mark.usefixtures("words")
+@pytest.mark.parametrize(
+    ("lanes", "batch", "d_inner", "seqlen", "d_state"),
+    [
+        ("products", 16, 2048, 70, 16),
+        ("products", 8, 1536, 70, 16),
+        ("products", 4, 1536, 70, 64),
+        ("products", 2, 130, 8200, 16),
+        ("teams", 3, 1366, 70, 16),
+        ("teams", 2, 33, 70, 16),
+        ("teams", 1, 8, 1, 16),
+    ],
+)
+def test_the_layouts_for_bf16_by_the_table(lanes: str, batch: int, d_inner: int, seqlen: int, d_state: int) -> None:
+    """Outputs and gradients of the op as a model calls it, with each row of the table."""
+    given = problem(batch=batch, d_inner=d_inner, seqlen=seqlen, d_state=d_state)
+    assert configuration(Shape(batch, d_inner, seqlen, d_state, words=True, pairs=d_inner % 2 == 0)).lanes == lanes
+    check(given)
+    assert repeats_bitwise(given)
 
 
 def test_the_targets_shapes_run_in_their_own_configurations() -> None:
