@@ -131,8 +131,9 @@ class RunsScreen(ColumnActions, SortActions, ControlScreen):
 
     def show_sparks(self, sparks: dict[str, tuple[float, ...]]) -> None:
         """Show the small curves."""
-        self.table.sparks = {**self.table.sparks, **sparks}
-        self.table.repaint_changed(all_rows=True)
+        known = self.table.sparks
+        self.table.sparks = {**known, **sparks}
+        self.table.repaint_rows({run_id for run_id, values in sparks.items() if known.get(run_id) != values})
 
     def targets(self) -> list[RunRow]:
         """Return the marked runs, or the one under the cursor."""

@@ -226,6 +226,20 @@ class VirtualTable(ScrollView, Generic[Row], inherit_bindings=False):
         if dirty:
             self.refresh(*dirty)
 
+    def repaint_rows(self, keys: Collection[str]) -> None:
+        """Repaint the lines in view of some rows: what a column says of them has changed."""
+        if not keys or not self.is_attached:
+            return
+        top, width = round(self.scroll_y), self.size.width
+        places = ((y, self.sections.at(y - 1 + top)) for y in range(1, self.scrollable_content_region.height))
+        dirty = [
+            Region(0, y, width, 1)
+            for y, (section, index) in places
+            if section is None and index < len(self.rows) and self.key_of(self.rows[index]) in keys
+        ]
+        if dirty:
+            self.refresh(*dirty)
+
     def render_line(self, y: int) -> Strip:
         """Paint one line: the header, a row, or nothing."""
         palette = palette_of(self.app.theme)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rich.segment import Segment
-from textual.geometry import Size
+from textual.geometry import Region, Size
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
@@ -30,18 +30,31 @@ class TextView(ScrollView, inherit_bindings=False):
         """Show these lines and stay where one is."""
         if list(lines) != self._lines:
             self._lines = list(lines)
+            before, size = self._shown, self.virtual_size
             self._wrap()
+            self._repaint(before if size == self.virtual_size else None)
 
     def on_resize(self) -> None:
         """Wrap to the new width."""
         self._wrap()
+        self._repaint(None)
 
     def _wrap(self) -> None:
         width = max(8, self.scrollable_content_region.width)
         self._shown = [part for line in self._lines for part in (wrapped(line, width) if self.wrap else [line])]
         longest = max((sum(len(text) for text, _ in line) for line in self._shown), default=0)
         self.virtual_size = Size(longest if not self.wrap else width, len(self._shown))
-        self.refresh()
+
+    def _repaint(self, before: Sequence[TextLine] | None) -> None:
+        """Paint anew the lines in view that say something else than before; None: all of them."""
+        if before is None:
+            self.refresh()
+            return
+        top, width = round(self.scroll_y), self.size.width
+        changed = (place for place, (one, other) in enumerate(zip(before, self._shown, strict=True)) if one != other)
+        dirty = [Region(0, place - top, width, 1) for place in changed if 0 <= place - top < self.size.height]
+        if dirty:
+            self.refresh(*dirty)
 
     def move(self, rows: int = 0, columns: int = 0) -> None:
         """Scroll."""
