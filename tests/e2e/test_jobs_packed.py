@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import signal
+import sqlite3
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -148,6 +150,25 @@ def test_the_next_controller_finds_an_ensemble_at_work(store: JobsLab) -> None:
     for run_id in (run_ids[0], run_ids[2]):
         store.check_exact(run_id)
         assert len(store.attempts(run_id)) == 1
+
+
+def test_members_whose_handles_were_never_stored_are_found(store: JobsLab) -> None:
+    """As when the controller dies between starting a worker and saying so."""
+    run_ids = packed(store, **store.gated(8))
+    for run_id in run_ids:
+        store.at_step(run_id, 7)
+    worker = store.worker(run_ids[0])
+    store.kill_controller()
+    with closing(sqlite3.connect(store.paths.database, isolation_level=None)) as connection:
+        for run_id in run_ids:
+            connection.execute("UPDATE attempt SET handle = NULL WHERE run_id = ?", (run_id,))
+    store.start()
+    for run_id in run_ids:
+        store.opened(run_id)
+        store.wait_for(run_id, "completed", "failed")
+        store.check_exact(run_id)
+        assert len(store.attempts(run_id)) == 1
+        assert store.worker(run_id) == worker
 
 
 def test_an_ensemble_that_is_shut_down_comes_back_as_one(store: JobsLab) -> None:

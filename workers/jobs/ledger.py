@@ -159,6 +159,11 @@ class Ledger:
         """The machines there are."""
         return tuple(self._nodes.values())
 
+    def of_pack(self, name: str) -> Placement | None:
+        """Return the placement that the attempts of an ensemble share, where any of them holds it."""
+        places = (held.placement for held in self._held.values())
+        return next((placement for placement in places if name and placement.pack == name), None)
+
     def held(self) -> dict[str, Placement]:
         """Return the placements in use, by the key of the attempt; of an ensemble's each member has its part."""
         sizes = Counter(held.placement.pack for held in self._held.values())

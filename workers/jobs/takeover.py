@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import logging
 import traceback
+from dataclasses import replace
 
 from storage.records import AttemptEnd, RunningAttempt
 from storage.status import AttemptStatus
+from workers.jobs.attempt import AttemptSpec
 from workers.jobs.executors.remains import Remains, handle_of
+from workers.jobs.files import read_json
 from workers.jobs.ledger import Placement
 from workers.jobs.retry import Reason
 from workers.jobs.translate import attempt_spec, timeout_of, unpack_handle
@@ -50,16 +53,28 @@ def _attach(watch: Watch, attempt: RunningAttempt, order: tuple[int, int]) -> No
     if not ours:
         _look_after(watch, watched)
     elif attempt.handle is None:
-        share = watch.ledger.share_of(attempt.cpus, attempt.gpus)
-        placement = watch.ledger.place(attempt.run_id, share, order) or Placement("", (), share)
-        watch.ledger.hold(attempt.run_id, placement, order)
-        spec = attempt_spec(watch.paths, (attempt.run_id, attempt.number), attempt.spec, placement, watch.settings)
-        watch.launch(spec, placement, watched)
+        _start_again(watch, attempt, watched, order)
     else:
         watched.handle, placement = unpack_handle(attempt.handle)
         watch.ledger.hold(attempt.run_id, placement, order)
         watch.active[attempt.run_id] = watched
     log.info("%s: attached at byte %d of its spool", watched.key, watched.cursor)
+
+
+def _start_again(watch: Watch, attempt: RunningAttempt, watched: Watched, order: tuple[int, int]) -> None:
+    """Start an attempt as it was started before, with its ensemble where its folder says that it has one."""
+    name = (attempt.run_id, attempt.number)
+    tree = read_json(watch.paths.attempt(*name).spec)
+    before = None if tree is None else AttemptSpec.from_json(tree)
+    pack = "" if before is None else before.leader
+    share = watch.ledger.share_of(attempt.cpus, attempt.gpus)
+    placement = watch.ledger.of_pack(pack) or watch.ledger.place(attempt.run_id, share, order)
+    placement = replace(placement or Placement("", (), share), pack=pack)
+    watch.ledger.hold(attempt.run_id, placement, order)
+    spec = attempt_spec(watch.paths, name, attempt.spec, placement, watch.settings)
+    if before is not None:
+        spec = replace(spec, pack=before.pack, leader=before.leader, members=before.members)
+    watch.launch(spec, placement, watched)
 
 
 def _look_after(watch: Watch, watched: Watched) -> None:
