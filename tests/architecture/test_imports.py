@@ -36,7 +36,7 @@ def loaded_by(statement: str) -> set[str]:
         ("import workers.jobs.worker", {"ray", "textual", "sqlmodel"}),
         ("import workers.models, workers.tasks, workers.training", {"ray", "textual", "sqlmodel"}),
         ("import kernels.selective_scan, kernels.causal_conv1d, kernels.rms_norm", {"ray", "textual", "sqlmodel"}),
-        ("import tui.app", {"torch", "ray", "sqlmodel", "triton"}),
+        ("import tui.app", {"torch", "ray", "sqlmodel", "triton", "aiohttp", "pynvml"}),
     ],
     ids=lambda value: value.removeprefix("import ") if isinstance(value, str) else None,
 )
@@ -71,6 +71,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> HomePaths:
     [
         ["ls", "--limit", "5"],
         ["ls", "ablations", "--json"],
+        ["cluster"],
         ["show", "selective-copying"],
         ["table", "selective-copying"],
         ["table", "selective-copying", "--format", "latex"],

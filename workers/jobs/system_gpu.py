@@ -18,6 +18,9 @@ class NoGpuError(JobError):
 class GpuMeter:
     """Reads the GPUs that this process may use, in CUDA's order: gpu0 is what the run calls cuda:0.
 
+    NVML counts devices by their place on the bus, and CUDA by speed unless CUDA_DEVICE_ORDER says otherwise: on a machine
+    with unlike cards, and without CUDA_DEVICE_ORDER=PCI_BUS_ID, indices may mean different ones.
+
     | metric | meaning |
     | --- | --- |
     | `system/gpu0_percent` | share of the driver's last period (1/6 to 1 s) in which any kernel ran |
