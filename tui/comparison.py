@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from storage.rows import RunRow
 from tui.cells import fit
@@ -32,16 +32,30 @@ def grouped(runs: Sequence[RunRow]) -> dict[str, list[RunRow]]:
     return named
 
 
+def grouped_by(runs: Sequence[RunRow], name: str, read: Callable[[RunRow], object]) -> dict[str, list[RunRow]]:
+    """Return runs by what a field of theirs is, numbers in order: `d_state = 8`."""
+    groups: dict[object, list[RunRow]] = {}
+    for run in runs:
+        value = read(run)
+        groups.setdefault(tuple(value) if isinstance(value, list) else value, []).append(run)
+    keys = sorted(
+        groups, key=lambda key: (not isinstance(key, int | float), key if isinstance(key, int | float) else 0)
+    )
+    return {f"{name} = {plain(key)}": groups[key] for key in keys}
+
+
+def _shared(runs: Sequence[RunRow], key: str) -> str:
+    """Return what a key is in all runs of a group, or how many different values it has there."""
+    values = {plain(run.config[key]) if key in run.config else "–" for run in runs}
+    return next(iter(values)) if len(values) == 1 else f"({len(values)} values)"
+
+
 def differing(groups: Mapping[str, Sequence[RunRow]]) -> dict[str, list[str]]:
-    """Return the keys whose values are not the same in all groups, with each group's value; seeds are left out."""
-    firsts = [runs[0].config for runs in groups.values()]
-    keys = list(dict.fromkeys(key for config in firsts for key in config if key != "seed"))
-    found = {}
-    for key in keys:
-        values = [plain(config[key]) if key in config else "–" for config in firsts]
-        if len(set(values)) > 1:
-            found[key] = values
-    return found
+    """Return the keys whose values are not the same in all runs, with each group's value; seeds are left out."""
+    every = [run for runs in groups.values() for run in runs]
+    keys = list(dict.fromkeys(key for run in every for key in run.config if key != "seed"))
+    differ = [key for key in keys if len({plain(run.config.get(key, "–")) for run in every}) > 1]
+    return {key: [_shared(runs, key) for runs in groups.values()] for key in differ}
 
 
 def warnings(groups: Mapping[str, Sequence[RunRow]], parameters: Mapping[str, float]) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar
 
 from textual.app import ComposeResult
@@ -11,8 +11,9 @@ from textual.containers import Vertical
 
 from storage.rows import RunRow
 from tui.charts import TOKENS, compared_charts
-from tui.comparison import difference_lines, grouped, warnings
+from tui.comparison import difference_lines, grouped, grouped_by, warnings
 from tui.curve_cache import Curve
+from tui.filter_terms import groupings
 from tui.keys import Situation, bindings
 from tui.messages import Snapshot
 from tui.progress import deciding_metric
@@ -35,6 +36,8 @@ class CompareScreen(CurveActions):
         super().__init__()
         self.run_ids = list(run_ids)
         self.groups: dict[str, list[RunRow]] = {}
+        self.group_name = ""
+        self._read_field: Callable[[RunRow], object] | None = None  # by trial
         self.banded = True
         self.show_differences = False
         self._read: Mapping[str, Mapping[str, Curve]] = {}
@@ -68,7 +71,7 @@ class CompareScreen(CurveActions):
         """Group the runs anew."""
         wanted = set(self.run_ids)
         runs = sorted((run for run in snapshot.runs if run.id in wanted), key=lambda run: (run.trial_index, run.seed))
-        self.groups = grouped(runs)
+        self.groups = grouped(runs) if self._read_field is None else grouped_by(runs, self.group_name, self._read_field)
         self.watch_store(Interest(curves=tuple(run.id for run in runs), parameters=tuple(self.run_ids)))
         self._show_words()
         super().show_snapshot(snapshot)
@@ -127,6 +130,31 @@ class CompareScreen(CurveActions):
         """Show means with their spread, or each run."""
         self.banded = not self.banded
         self.draw_curves()
+
+    def do_group_by(self) -> None:
+        """Ask for a field, and group by it."""
+        from tui.screens.grouping import ask_for_grouping
+
+        ask_for_grouping(self.lab, self.group_name, self._group)
+
+    def take_group_by(self, text: str) -> None:
+        """Group by a field."""
+        from tui.screens.grouping import group_by
+
+        group_by(self.lab, text, self._group)
+
+    def choices(self, name: str) -> Sequence[str]:
+        """Return what an action may take, for completion."""
+        return groupings(self.snapshot.fields) if name == "group_by" else super().choices(name)
+
+    def _group(self, name: str, read: Callable[[RunRow], object] | None) -> None:
+        self.group_name, self._read_field = name, read
+        self.show_snapshot(self.snapshot)
+        self.draw_curves()
+
+    def note(self) -> str:
+        """Return what the groups are by, where not by trial."""
+        return f"by {self.group_name}" if self.group_name else ""
 
     def do_differences(self) -> None:
         """Show what differs, or the curves alone."""

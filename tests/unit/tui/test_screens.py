@@ -314,8 +314,18 @@ async def test_marked_runs_are_compared_in_groups_with_what_differs(store: HomeP
         assert list(compare.groups) == ["s4d · 16", "s6 · 16"]
         assert sum(len(runs) for runs in compare.groups.values()) == count
         assert [shade.label for shade in compare.curves.charts[0].shades] == ["s4d · 16", "s6 · 16"]
-        await pilot.press("b")
+        await pilot.press("m")
         assert len(compare.curves.charts[0].lines) == count
+        await pilot.press("m")
+        compare.action_perform("group_by", "model.d_state")
+        assert list(compare.groups) == ["model.d_state = 16"]
+        assert compare.note() == "by model.d_state"
+        assert [shade.label for shade in compare.curves.charts[0].shades] == ["model.d_state = 16"]
+        assert "(2 values)" in text_of(pilot, "#differences")
+        compare.action_perform("group_by", "nothing")
+        assert list(compare.groups) == ["model.d_state = 16"]
+        await pilot.press("b", *["backspace"] * len("model.d_state"), "enter")
+        await until(pilot, lambda: list(compare.groups) == ["s4d · 16", "s6 · 16"], "by trial again")
         await pilot.press("d")
         assert "model.inner" in text_of(pilot, "#differences")
         assert "train.lr" not in text_of(pilot, "#differences")
