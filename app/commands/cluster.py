@@ -76,10 +76,10 @@ def _table(row: ClusterRow, runs: dict[str, RunRow], now: float) -> None:
         Grid(columns, rows, Layout(right=("done",), drop=("share", "status"), shrink=("machine", "run", columns[-1])))
     )
     for machine in row.machines:
-        gpus = f", {machine.gpus_held:g} of {machine.gpus} GPUs" if machine.gpus else ", no GPU"
+        gpus = f", {machine.gpus_held:g} of {machine.gpus} GPUs in use" if machine.gpus else " in use, no GPU"
         use = host_use(machine, runs)
         say(
-            f"{machine.host or machine.name}: {machine.cpus_held:g} of {machine.cpus:g} CPUs{gpus} in use"
+            f"{machine.host or machine.name}: {machine.cpus_held:g} of {machine.cpus:g} CPUs{gpus}"
             f"{f'; {use}' if use else ''}"
         )
     if row.waiting_total > len(row.waiting):
