@@ -14,11 +14,18 @@ VALUE = 16
 
 
 def grouped(runs: Sequence[RunRow]) -> dict[str, list[RunRow]]:
-    """Return runs by what they compute: the same configuration but for the seed is one group, named after its trial."""
+    """Return runs by what they compute, named after their trial: one trial of an ablation is one group.
+
+    Other runs are one group where their configurations are the same but for the seed. (Within a trial they are not asked:
+    seeds that a newer version has added name keys that the first ones lack.)
+    """
     groups: dict[tuple[object, ...], list[RunRow]] = {}
     for run in runs:
+        if run.ablation_id is not None:
+            groups.setdefault((run.ablation_id, run.trial_index), []).append(run)
+            continue
         config = {key: value for key, value in run.config.items() if key != "seed"}
-        groups.setdefault((run.ablation_id, run.trial_label, str(sorted(config.items()))), []).append(run)
+        groups.setdefault((None, run.trial_label, str(sorted(config.items()))), []).append(run)
     named: dict[str, list[RunRow]] = {}
     several = len({run.ablation_id for run in runs}) > 1
     for members in groups.values():
@@ -44,18 +51,20 @@ def grouped_by(runs: Sequence[RunRow], name: str, read: Callable[[RunRow], objec
     return {f"{name} = {plain(key)}": groups[key] for key in keys}
 
 
-def _shared(runs: Sequence[RunRow], key: str) -> str:
-    """Return what a key is in all runs of a group, or how many different values it has there."""
-    values = {plain(run.config[key]) if key in run.config else "–" for run in runs}
-    return next(iter(values)) if len(values) == 1 else f"({len(values)} values)"
+def _values(runs: Sequence[RunRow], key: str) -> set[str]:
+    """Return what a key is in those runs of a group that have it."""
+    return {plain(run.config[key]) for run in runs if key in run.config} or {"–"}
 
 
 def differing(groups: Mapping[str, Sequence[RunRow]]) -> dict[str, list[str]]:
     """Return the keys whose values are not the same in all runs, with each group's value; seeds are left out."""
-    every = [run for runs in groups.values() for run in runs]
-    keys = list(dict.fromkeys(key for run in every for key in run.config if key != "seed"))
-    differ = [key for key in keys if len({plain(run.config.get(key, "–")) for run in every}) > 1]
-    return {key: [_shared(runs, key) for runs in groups.values()] for key in differ}
+    keys = dict.fromkeys(key for runs in groups.values() for run in runs for key in run.config if key != "seed")
+    found = {}
+    for key in keys:
+        values = [_values(runs, key) for runs in groups.values()]
+        if len(set().union(*values)) > 1:
+            found[key] = [next(iter(known)) if len(known) == 1 else f"({len(known)} values)" for known in values]
+    return found
 
 
 def warnings(groups: Mapping[str, Sequence[RunRow]], parameters: Mapping[str, float]) -> list[str]:
