@@ -11,13 +11,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.unit.workers.training.test_captured import Stand
 from workers.errors import SpecError
 from workers.models import build_model
 from workers.specs import RunSpec
 from workers.tasks.base import SyntheticTask
-from workers.training import MemorySink, NonFiniteLossError, RunContext, RunResult, run_trial, trial
+from workers.training import MemorySink, NonFiniteLossError, RunContext, RunResult, ensemble, run_trial, trial
+from workers.training.captured import CapturedStepper
 from workers.training.context import never_stop
 from workers.training.ensemble import Ended, run_ensemble
+from workers.training.update import Update
+from workers.training.window import Window
 
 # Models are float64 here, logits fp32 in the loss: what remains of the order of sums, 2^-53 for each rounding, is too small to
 # move the nearest fp32 number, and so is what AdamW makes of gradients that are nothing but rounding
@@ -257,3 +261,23 @@ def test_members_that_evaluate_alike_read_the_held_out_stream_once(lab: Lab, mon
     lab.alone(specs)
     for index in range(3):
         lab.check_equal(index, 24)
+
+
+def test_members_whose_steps_are_replayed_are_their_runs_too(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several steps a replay, rows and evaluations at places that cut them, one that leaves, and graphs recorded anew."""
+    stands: list[Stand] = []
+
+    def stepper(update: Update, window: Window, *_: object, **__: object) -> CapturedStepper:
+        stands.append(Stand())
+        report: Callable[[object], None] = lambda fact: None  # noqa: E731
+        return CapturedStepper(update, window, steps_per_replay=2, recorder=stands[-1], report=report)
+
+    monkeypatch.setattr(ensemble, "build_stepper", stepper)
+    specs = [member(0, log_every=8), member(1, steps=14), member(2, log_every=8, checkpoint_every=10)]
+    lab.together(specs)
+    lab.alone(specs)
+    for index, step in enumerate((24, 14, 24)):
+        lab.check_equal(index, step)
+    assert len(stands) == 2
+    assert any(size == 2 and replays for size, _, replays in stands[0].sizes())
+    assert stands[1].recorded
