@@ -47,7 +47,7 @@ def causal_conv1d(
     Numerics: width products summed in fp32, rounded once.
     Gradients: of every floating argument, and through both outputs. Saved: x, and what the activation was applied to.
     Determinism: bitwise on one machine with one number of threads; no atomics.
-    Limits: width >= 2, seqlen >= 1 and any strides.
+    Limits: width >= 2, seqlen >= 1 and any strides; `torch.vmap` over any argument but reset, once.
 
     Raises:
         ShapeError: names argument, expected and received shape.

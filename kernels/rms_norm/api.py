@@ -40,7 +40,7 @@ def rms_norm(
     Numerics: rounded once, from fp32 to the dtype of x.
     Gradients: of x, weight and residual, through both outputs. Saved: r and one number a row.
     Determinism: bitwise on one machine with one number of threads; no atomics.
-    Limits: any number of leading dimensions, any strides.
+    Limits: any number of leading dimensions, any strides; `torch.vmap` over any argument, once.
 
     Raises:
         ShapeError: names argument, expected and received shape.
