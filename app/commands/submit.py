@@ -18,6 +18,7 @@ from app.commands.options import (
     pack_override,
     parse_seeds,
 )
+from app.errors import bad_input
 
 if TYPE_CHECKING:
     from workers.ablation import AblationSpec, PlannedRun
@@ -46,6 +47,11 @@ def submit(
 ) -> None:
     """Queue every run of an ablation and return at once; the runs go on when this terminal closes."""
     check_executor(executor)
+    if executor == "inline" and pack not in (None, "auto", "off"):
+        bad_input(
+            f"--pack: got {pack!r} with --executor inline, which works through the runs one by one in this process. "
+            "Leave one of the two out."
+        )
     spec, plan = _read(ablation, [*(overrides or []), *pack_override(pack)], parse_seeds(seeds), name, scale)
     if dry_run:
         from app.plan import print_plan

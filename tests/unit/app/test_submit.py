@@ -201,6 +201,13 @@ def test_pack_is_part_of_what_is_stored(call: Call, mine: Path, home: HomePaths,
         assert {run.config["resources.pack"] for run in reader.runs()} == {3}
 
 
+def test_a_pack_is_refused_where_runs_go_one_by_one(call: Call, mine: Path, home: HomePaths) -> None:
+    done = call("submit", "mine.toml", "--pack", "2", "--executor", "inline")
+    assert done.code == 2
+    assert "--pack: got '2' with --executor inline" in done.stderr
+    assert not home.root.exists()
+
+
 @pytest.mark.parametrize("text", ["some", "0", "-1", "1.5"])
 def test_a_pack_that_is_none_is_refused(call: Call, mine: Path, text: str) -> None:
     done = call("submit", "mine.toml", f"--pack={text}")
