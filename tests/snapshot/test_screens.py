@@ -92,6 +92,11 @@ def ask(app: MambaLab) -> bool:
     return True
 
 
+def answered(app: MambaLab) -> bool:
+    """Tell whether the console shows rows."""
+    return bool(app.screen.query_one("#answer").rows)  # type: ignore[attr-defined]
+
+
 CASES: dict[str, tuple[tuple[int, int], tuple[Step, ...]]] = {
     "runs-80x24": (SMALL, (sparks,)),
     "runs-120x40": (MIDDLE, (sparks, "j", "space", "space")),
@@ -120,15 +125,25 @@ CASES: dict[str, tuple[tuple[int, int], tuple[Step, ...]]] = {
     "run-origin": (MIDDLE, (on("completed"), "enter", detail, "5")),
     "run-system-none": (SMALL, (on("completed"), "enter", curves, detail, "6")),
     "ablations": (SMALL, ("a",)),
+    "ablations-120x40": (MIDDLE, ("a", "j")),
+    "ablations-200x60": (LARGE, ("a",)),
+    "ablations-light": (MIDDLE, ("T", "a")),
     "ablation-80x24": (SMALL, ("a", "enter")),
     "ablation-120x40": (MIDDLE, ("a", "j", "enter", "right", "down", charts_of_cell)),
+    "ablation-200x60": (LARGE, ("a", "j", "enter", charts_of_cell)),
     "ablation-light": (MIDDLE, ("T", "a", "enter", charts_of_cell)),
     "ablation-loss": (SMALL, ("a", "j", "enter", "m", "x")),
     "ablation-effects": (SMALL, ("a", "j", "enter", "f")),
     "compare": (MIDDLE, ("a", "j", "enter", "c", curves, lambda app: app.parameters)),
+    "compare-80x24": (SMALL, ("a", "j", "enter", "c", curves, lambda app: app.parameters)),
+    "compare-200x60": (LARGE, ("a", "j", "enter", "c", curves, lambda app: app.parameters)),
+    "compare-light": (MIDDLE, ("T", "a", "j", "enter", "c", curves, lambda app: app.parameters)),
     "compare-differences": (SMALL, ("a", "j", "enter", "c", curves, lambda app: app.parameters, "d")),
-    "sql": (SMALL, ("Q", ask, "enter",
-                    lambda app: app.screen.query_one("#answer").rows)),  # type: ignore[attr-defined]
+    "sql": (SMALL, ("Q", ask, "enter", answered)),
+    "sql-120x40": (MIDDLE, ("Q", ask, "enter", answered)),
+    "sql-200x60": (LARGE, ("Q", ask, "enter", answered)),
+    "sql-light": (MIDDLE, ("T", "Q", ask, "enter", answered)),
+    "run-curves-light": (MIDDLE, ("T", on("completed"), "enter", curves, detail)),
     "help": (SMALL, (sparks, "question_mark")),
     "help-run-120x40": (MIDDLE, ("enter", curves, "question_mark")),
     "commands": (SMALL, (sparks, "at")),
