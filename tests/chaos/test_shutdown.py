@@ -63,7 +63,7 @@ def test_a_controller_that_is_being_started_is_waited_for(tmp_path: Path, monkey
             asked.set()
             return acquire(lock, patience_s)
 
-        monkeypatch.setattr("workers.jobs.shutdown.ControllerLock.acquire", noticed)
+        monkeypatch.setattr("workers.jobs.lock.ControllerLock.acquire", noticed)
         lines: list[str] = []
         down = threading.Thread(target=lambda: lines.extend(shut_down(own.paths)))
         down.start()

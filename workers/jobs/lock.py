@@ -6,14 +6,15 @@ import fcntl
 import os
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from storage.home import HomePaths
 from workers.jobs.errors import ControllerError
-from workers.jobs.files import read_json
+from workers.jobs.files import read_json, tail
 
 SPAWN_PATIENCE_S = 180.0  # for the spawn lock: a start holds it for 30 s at most, a `down` for 150 s
 PROBE_PATIENCE_S = 1.0  # a probe holds the lock for microseconds; a controller holds it for life
@@ -62,6 +63,25 @@ class ControllerLock:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
+
+
+@contextmanager
+def sole_spawner(paths: HomePaths) -> Iterator[None]:
+    """Be the only process that starts or ends a store's controller; wait for another one that does.
+
+    Raises:
+        ControllerError: another has been at it for longer than either takes.
+    """
+    lock = ControllerLock(paths.spawn_lock)
+    if not lock.acquire(SPAWN_PATIENCE_S):
+        raise ControllerError(
+            f"another process has been starting or ending the controller of {paths.root} for {SPAWN_PATIENCE_S:.0f} s. The end "
+            f"of its log, {paths.controller_log}:\n{tail(paths.controller_log)}"
+        )
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def is_held(path: Path) -> bool:

@@ -14,7 +14,7 @@ from storage.queries import Reader
 from workers.jobs.detach import SubmitOptions, daemon_command, spawn_controller
 from workers.jobs.errors import ControllerError
 from workers.jobs.files import tail
-from workers.jobs.lock import SPAWN_PATIENCE_S, ControllerLock, ControllerRecord, is_held, read_record
+from workers.jobs.lock import ControllerRecord, is_held, read_record, sole_spawner
 from workers.jobs.process import ProcessId, end_processes
 from workers.jobs.worker import worker_of
 
@@ -34,16 +34,8 @@ def shut_down(paths: HomePaths) -> list[str]:
     """
     if not paths.root.is_dir():
         return []
-    spawning = ControllerLock(paths.spawn_lock)
-    if not spawning.acquire(SPAWN_PATIENCE_S):
-        raise ControllerError(
-            f"another process has been starting or ending the controller of {paths.root} for {SPAWN_PATIENCE_S:.0f} s. The end "
-            f"of its log, {paths.controller_log}:\n{tail(paths.controller_log)}"
-        )
-    try:
+    with sole_spawner(paths):
         return _shut_down(paths)
-    finally:
-        spawning.release()
 
 
 def _shut_down(paths: HomePaths) -> list[str]:

@@ -13,7 +13,7 @@ from workers.ablation import AblationSpec, Axis, PlannedRun
 from workers.jobs.detach import EXIT_TAKEN, SubmitOptions, daemon_command, spawn_controller
 from workers.jobs.errors import ControllerError
 from workers.jobs.files import tail
-from workers.jobs.lock import SPAWN_PATIENCE_S, ControllerLock, is_held, read_record
+from workers.jobs.lock import is_held, read_record, sole_spawner
 from workers.jobs.process import ProcessId
 from workers.jobs.provenance import capture
 from workers.specs import RunSpec, flatten, spec_hash
@@ -103,19 +103,11 @@ def ensure_controller(paths: HomePaths, options: SubmitOptions) -> None:
             "the inline executor has no controller of its own: workers.jobs.inline runs the queue here"
         )
     # One at a time: a controller that lost the race could still be starting, and take the store after a `down`
-    spawning = ControllerLock(paths.spawn_lock)
-    if not spawning.acquire(SPAWN_PATIENCE_S):
-        raise ControllerError(
-            f"another process has been starting or ending the controller of {paths.root} for {SPAWN_PATIENCE_S:.0f} s. The end "
-            f"of its log, {paths.controller_log}:\n{tail(paths.controller_log)}"
-        )
-    try:
+    with sole_spawner(paths):
         if controller_alive(paths):
             check_compatible(paths, options)
         else:
             _start_controller(paths, options)
-    finally:
-        spawning.release()
 
 
 def _start_controller(paths: HomePaths, options: SubmitOptions) -> None:

@@ -16,6 +16,7 @@ from storage.queries import Reader
 from storage.records import AttemptEnd, NewAblation, NewProvenance, NewRun, RecordBatch
 from storage.repository import Repository
 from storage.status import AttemptStatus
+from workers.jobs.submission import SubmitOptions
 
 TRACEBACK = 'Traceback (most recent call last):\n  File "x.py", line 1\nZeroDivisionError: one over nothing\n'
 PROVENANCE = NewProvenance(
@@ -77,6 +78,14 @@ def call(capsys: pytest.CaptureFixture[str]) -> Call:
         return Outcome(int(ended.value.code or 0), told.out, told.err)
 
     return invoke
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[SubmitOptions]:
+    """What controllers would have been started with."""
+    wanted: list[SubmitOptions] = []
+    monkeypatch.setattr("workers.jobs.submission.ensure_controller", lambda paths, options: wanted.append(options))
+    return wanted
 
 
 @pytest.fixture

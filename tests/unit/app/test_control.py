@@ -20,18 +20,6 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def started(monkeypatch: pytest.MonkeyPatch) -> list[SubmitOptions]:
-    """What controllers would have been started with."""
-    wanted: list[SubmitOptions] = []
-
-    def remember(paths: HomePaths, options: SubmitOptions) -> None:
-        wanted.append(options)
-
-    monkeypatch.setattr("workers.jobs.submission.ensure_controller", remember)
-    return wanted
-
-
-@pytest.fixture
 def controller(lab: Lab) -> Iterator[None]:
     """Somebody else holds the store's lock, as a living controller does."""
     lock = ControllerLock(lab.paths.controller_lock)

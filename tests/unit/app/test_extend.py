@@ -48,14 +48,6 @@ def mine(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.fixture
-def started(monkeypatch: pytest.MonkeyPatch) -> list[SubmitOptions]:
-    """What controllers would have been started with."""
-    wanted: list[SubmitOptions] = []
-    monkeypatch.setattr("workers.jobs.submission.ensure_controller", lambda paths, options: wanted.append(options))
-    return wanted
-
-
 def hashes(home: HomePaths, ablation: str) -> dict[tuple[str, int], str]:
     """Return what each trial and seed of an ablation computes."""
     with Reader(home) as store:

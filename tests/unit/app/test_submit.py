@@ -42,14 +42,6 @@ def mine(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.fixture
-def started(monkeypatch: pytest.MonkeyPatch) -> list[SubmitOptions]:
-    """What controllers would have been started with."""
-    wanted: list[SubmitOptions] = []
-    monkeypatch.setattr("workers.jobs.submission.ensure_controller", lambda paths, options: wanted.append(options))
-    return wanted
-
-
 def test_a_dry_run_prints_the_plan_and_writes_nothing(call: Call, mine: Path, home: HomePaths) -> None:
     done = call("submit", "mine.toml", "--dry-run")
     assert done.code == 0

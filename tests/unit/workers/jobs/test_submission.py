@@ -147,7 +147,7 @@ def test_a_controller_that_cannot_start_is_reported_with_its_last_words(home: Ho
 def test_no_second_controller_is_started_while_one_is_starting(
     home: HomePaths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("workers.jobs.submission.SPAWN_PATIENCE_S", 0.0)
+    monkeypatch.setattr("workers.jobs.lock.SPAWN_PATIENCE_S", 0.0)
     spawned: list[object] = []
     monkeypatch.setattr("workers.jobs.submission.spawn_controller", lambda *words: spawned.append(words))
     other = ControllerLock(home.spawn_lock)
