@@ -69,7 +69,7 @@ class TrainingLoop:
         *,
         task: Task,
         model: LanguageModel,
-        optimizer: torch.optim.Optimizer,
+        optimizer: torch.optim.AdamW,
         placement: Placement,
         store: CheckpointStore,
         progress: Progress,

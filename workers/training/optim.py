@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from workers.models import parameter_groups
 from workers.specs import TrainSpec
 from workers.training.schedule import learning_rate
+
+_CLIP_FLOOR = 1e-6  # as in torch.nn.utils.clip_grad_norm_
 
 
 def build_optimizer(model: nn.Module, train: TrainSpec) -> torch.optim.AdamW:
@@ -38,15 +40,18 @@ def _merged(groups: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     return list(merged.values())
 
 
-def clip_gradients(parameters: Iterable[Tensor], limit: float) -> Tensor:
-    """Scale all gradients so that their global 2-norm is at most `limit` (0: leave them) and return the norm before.
+def clip_gradients(parameters: Sequence[Tensor], limit: float, optimizer: torch.optim.AdamW) -> Tensor:
+    """Let the next update see gradients of a global 2-norm of at most `limit` (0: as they are); return the norm before.
 
-    The norm is a scalar on the parameters' device: nothing here waits for the device.
+    The fused optimizer divides gradients by the excess as it reads them, which saves a pass over them; it takes an excess in
+    fp32 only. The norm is a scalar on the parameters' device: nothing here waits for the device.
     """
-    if limit > 0:
-        return nn.utils.clip_grad_norm_(parameters, limit, foreach=True)
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    return nn.utils.get_total_norm(gradients, foreach=True)
+    norm = nn.utils.get_total_norm([one.grad for one in parameters if one.grad is not None], foreach=True)
+    if limit > 0 and norm.dtype == torch.float32:
+        optimizer.grad_scale = ((norm + _CLIP_FLOOR) / limit).clamp(min=1.0)  # type: ignore[attr-defined]
+    elif limit > 0:
+        nn.utils.clip_grads_with_norm_(parameters, limit, norm, foreach=True)
+    return norm
 
 
 class StepRates:

@@ -4,8 +4,8 @@ A tiny model's step is a chain of kernels of two to five microseconds, so what c
 
 - A weight's gradient is needed only after the whole backward. While a step is recorded into a graph it is computed on a stream
   beside the chain of layers; elsewhere in line. Both give the same bits.
-- Under bf16 autocast all weights are cast in one kernel a step, and products give the weights' gradients in fp32 as they are,
-  without a rounding to bf16 and a cast of each.
+- Under bf16 autocast all weights are cast in one kernel a step, beside the embedding, and products give the weights' gradients
+  in fp32 as they are, without a rounding to bf16 and a cast of each.
 - An embedding of few tokens takes its gradient by a product with one-hot rows: PyTorch's deterministic kernel reads all positions
   for each token (49 of a step's 400 microseconds at batch 8 x 256 on an H100, 2026-11-24).
 """
@@ -43,6 +43,9 @@ class Projections:
         self.own = {id(parameter): parameter for parameter in model.parameters()}  # held, so that no id is used again
         self._beside = beside
         self._uses: Counter[int] = Counter()
+        self._partial: dict[int, Tensor] = {}
+        self._shared: set[int] = set()
+        self._renewing = False
         self._masters: list[Tensor] = []
         self._casts: dict[int, Tensor] = {}
         self._eyes: dict[int, Tensor] = {}
@@ -51,8 +54,11 @@ class Projections:
     def step(self) -> Iterator[None]:
         """Hold for one step's forward and backward passes; at the end every gradient is there for what follows."""
         self._uses.clear()
+        self._partial.clear()
         if self._masters:
-            torch._foreach_copy_(list(self._casts.values()), self._masters)
+            with contextlib.nullcontext() if self._beside is None else self._beside.fork():
+                torch._foreach_copy_(list(self._casts.values()), self._masters)
+            self._renewing = True
         yield
         if self._beside is not None:
             self._beside.join()
@@ -62,13 +68,20 @@ class Projections:
         return _TakenOver(self)
 
     def use(self, weight: Tensor) -> None:
-        """Take note of a use of a weight: only one that is used once has its gradient made beside the chain."""
+        """Take note of a use of a weight whose gradient is made here."""
         self._uses[id(weight)] += 1
+
+    def share(self, weight: Tensor) -> None:
+        """Take note of a weight that autograd itself makes a gradient of too: it adds up what there is in the chain."""
+        self._shared.add(id(weight))
 
     def cast(self, parameter: Tensor) -> Tensor:
         """Return a parameter as autocast's products take it, a copy that is renewed at each step; itself without autocast."""
         if not torch.is_autocast_enabled(self.device.type):
             return parameter.detach()
+        if self._renewing and self._beside is not None:
+            self._beside.join()
+        self._renewing = False
         if id(parameter) not in self._casts:
             self._masters.append(parameter.detach())
             self._casts[id(parameter)] = parameter.detach().to(torch.get_autocast_dtype(self.device.type))
@@ -81,13 +94,34 @@ class Projections:
         return F.embedding(tokens, self._eyes[vocab_size])
 
     def aside(self, weight: Tensor, *made_of: Tensor) -> contextlib.AbstractContextManager[object]:
-        """Compute towards a weight's gradient beside the chain where that is possible; what it is made of is kept."""
+        """Compute a weight's only gradient beside the chain where that is possible; what it is made of is kept."""
+        return self._off_chain(self._uses[id(weight)] == 1, *made_of)
+
+    def adding(self, weight: Tensor, *made_of: Tensor) -> contextlib.AbstractContextManager[object]:
+        """As `aside`, for one of several gradients of a weight, which goes to `settle`."""
+        return self._off_chain(id(weight) not in self._shared, *made_of)
+
+    def _off_chain(self, possible: bool, *made_of: Tensor) -> contextlib.AbstractContextManager[object]:
         if self._beside is None:
             return contextlib.nullcontext()
-        if self._uses[id(weight)] > 1:  # autograd adds such a weight's gradients up as they come
+        if not possible:  # autograd adds such a weight's gradients up as they come
             self._beside.join()
             return contextlib.nullcontext()
         return self._beside.fork(*made_of)
+
+    def settle(self, weight: Tensor, gradient: Tensor) -> Tensor | None:
+        """Return the gradient of all uses of a weight with that of the last, None before; called inside `adding`.
+
+        Autograd would add them up in the chain, without waiting for what is beside it.
+        """
+        key = id(weight)
+        if key in self._partial:
+            gradient = self._partial.pop(key) + gradient
+        self._uses[key] -= 1
+        if self._uses[key] and key not in self._shared:
+            self._partial[key] = gradient
+            return None
+        return gradient
 
 
 class _TakenOver(TorchFunctionMode):
@@ -103,8 +137,10 @@ class _TakenOver(TorchFunctionMode):
             projections.use(args[1])
             return _linear(projections, *args, **kwargs)
         if func is F.embedding and id(args[1]) in projections.own:
-            projections.use(args[1])
-            if args[0].dim() == 2 and args[0].numel() * args[1].shape[0] <= ONE_HOT:
+            if args[0].dim() != 2 or args[0].numel() * args[1].shape[0] > ONE_HOT:
+                projections.share(args[1])
+            else:
+                projections.use(args[1])
                 return _Embedding.apply(args[0], args[1], projections)  # type: ignore[no-untyped-call]
         return func(*args, **kwargs)
 
@@ -130,8 +166,8 @@ class _Linear(torch.autograd.Function):
         weight, bias = ctx.weight, ctx.bias
         rows, inputs = dy.reshape(-1, dy.shape[-1]), fed.reshape(-1, fed.shape[-1])
         dx = _product(rows, taken, ctx.x_dtype).view(fed.shape) if ctx.needs_input_grad[0] else None
-        with ctx.projections.aside(weight, rows, inputs):
-            dweight = _product(rows.t(), inputs, weight.dtype)
+        with ctx.projections.adding(weight, rows, inputs):
+            dweight = ctx.projections.settle(weight, _product(rows.t(), inputs, weight.dtype))
             dbias = None if bias is None else rows.sum(0, dtype=bias.dtype)
         return dx, dweight, dbias, None
 
@@ -147,7 +183,7 @@ def _product(left: Tensor, right: Tensor, dtype: torch.dtype) -> Tensor:
 class _Embedding(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, tokens: Tensor, weight: Tensor, projections: Projections) -> Tensor:
-        with projections.aside(weight):
+        with projections.adding(weight):
             ctx.save_for_backward(projections.one_hot(tokens, weight.shape[0]))
         ctx.weight, ctx.projections = weight, projections
         return F.embedding(tokens, weight)
@@ -156,7 +192,7 @@ class _Embedding(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         (rows,) = ctx.saved_tensors
-        with ctx.projections.aside(ctx.weight, dy):
+        with ctx.projections.adding(ctx.weight, dy):
             # a product a sequence, then their sum: one product over all positions would be slow, and no more exact
-            dweight = torch.bmm(rows.transpose(1, 2), dy).sum(0)
+            dweight = ctx.projections.settle(ctx.weight, torch.bmm(rows.transpose(1, 2), dy).sum(0))
         return None, dweight, None

@@ -111,7 +111,7 @@ class RunUpdate:
         *,
         task: Task,
         model: nn.Module,
-        optimizer: torch.optim.Optimizer,
+        optimizer: torch.optim.AdamW,
         placement: Placement,
         beside: Beside | None = None,
     ) -> None:
@@ -166,17 +166,18 @@ class RunUpdate:
                 self._add_gradients(part, batch.weight, measure=measure)
                 for part in batch.whole.cut(self._spec.train.accumulate)
             ]
-        # a norm that nothing is clipped by is not waited for
-        with contextlib.nullcontext() if limit or self._beside is None else self._beside.fork():
-            norm = clip_gradients(self._parameters, limit)
+        norm = clip_gradients(self._parameters, limit, self._optimizer) if limit else None
         self._rates.bind(slot)
+        # nothing of the outcome moves a parameter, so the optimizer need not wait for it
+        with contextlib.nullcontext() if self._beside is None else self._beside.fork():
+            loss = reduce(operator.add, (total for total, _ in parts)) / batch.supervised
+            norm = clip_gradients(self._parameters, 0.0, self._optimizer) if norm is None else norm
+            accuracy = reduce(operator.add, (hits for _, hits in parts)) / batch.supervised if measure else norm
+            outcome = torch.stack((loss, norm, accuracy))
         self._optimizer.step()
-        loss = reduce(operator.add, (total for total, _ in parts)) / batch.supervised
         if self._beside is not None:
             self._beside.join()
-        if not measure:
-            return torch.stack((loss, norm, norm))
-        return torch.stack((loss, norm, reduce(operator.add, (hits for _, hits in parts)) / batch.supervised))
+        return outcome
 
     def stage(self, step: int) -> Hashable:
         """Return the curriculum's stage at a step; a task without a curriculum has one stage."""

@@ -51,16 +51,15 @@ def test_a_group_with_a_ceiling_never_learns_faster() -> None:
 
 @pytest.mark.parametrize(("limit", "scale"), [(2.5, 0.5), (50.0, 1.0), (0.0, 1.0)])
 def test_clipping_scales_all_gradients_by_their_global_norm(limit: float, scale: float) -> None:
-    parameters = [
-        torch.nn.Parameter(torch.zeros(2)),
-        torch.nn.Parameter(torch.zeros(1)),
-        torch.nn.Parameter(torch.zeros(1)),
-    ]
+    """The first moment is a tenth of the gradient that the optimizer saw."""
+    parameters = [torch.nn.Parameter(torch.zeros(size)) for size in (2, 1, 1)]
     parameters[0].grad, parameters[1].grad = torch.tensor([3.0, 0.0]), torch.tensor([4.0])
-    norm = clip_gradients(parameters, limit)
+    optimizer = torch.optim.AdamW(parameters, lr=1e-3, betas=(0.9, 0.99), fused=True)
+    norm = clip_gradients(parameters, limit, optimizer)
     assert norm.item() == pytest.approx(math.hypot(3, 4))
-    assert parameters[0].grad[0].item() == pytest.approx(3 * scale, rel=1e-5)
-    assert parameters[1].grad.item() == pytest.approx(4 * scale, rel=1e-5)
+    optimizer.step()
+    assert optimizer.state[parameters[0]]["exp_avg"][0].item() == pytest.approx(0.3 * scale, rel=1e-5)
+    assert optimizer.state[parameters[1]]["exp_avg"].item() == pytest.approx(0.4 * scale, rel=1e-5)
 
 
 @pytest.mark.parametrize(("decay", "groups"), [(0.0, 1), (0.1, 2)])

@@ -51,6 +51,11 @@ def test_gradients_are_autograd_s_own(spec: ModelSpec) -> None:
         torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-6, msg=name)
 
 
+def test_a_tied_weight_adds_up_where_autograd_makes_one_of_its_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "ONE_HOT", 10)
+    test_gradients_are_autograd_s_own(MODELS["tied"])
+
+
 def test_under_autocast_weights_gradients_are_not_rounded_to_bf16() -> None:
     torch.manual_seed(0)
     model, tokens = nn.Sequential(nn.Embedding(7, 32), nn.Linear(32, 24), nn.Linear(24, 7)), torch.randint(0, 7, (4, 9))
