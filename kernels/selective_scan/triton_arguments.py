@@ -35,7 +35,7 @@ class Arguments:
     @property
     def words(self) -> bool:
         """Whether all that varies in time is bf16, and aligned so that two states of B and four of C are one word."""
-        if not self.lean or self.ngroups > 1:
+        if not self.lean:
             return False
         rows = [(self.x, 1), (self.dt, 1), (self.B, 2), (self.C, 4)] + ([] if self.z is None else [(self.z, 1)])
         return all(_in_words(values, count) for values, count in rows)

@@ -113,6 +113,7 @@ class Scan:
             DT_STRIDE=dt.stride(1),
             Z_STRIDE=0 if z is None else z.stride(1),
             D_INNER=d_inner,
+            NGROUPS=given.ngroups,
             D_STATE=given.A.shape[1],
             DT_SOFTPLUS=given.dt_softplus,
             PHASE=phase,
@@ -135,7 +136,7 @@ class Scan:
             *buffers,
             self.arguments.x.shape[1],
             self.split_len,
-            *self._batch_strides(),
+            *self._strides(),
             **self._options(),
             D_STATE=given.A.shape[1],
             PHASE=phase,
@@ -164,7 +165,7 @@ class Scan:
             checkpoints,
             scratch,
             seqlen,
-            *self._batch_strides(),
+            *self._strides(),
             **options,
             UNROLL=1 if options["MASKED"] else config.unroll,
             num_warps=config.warps,
@@ -175,9 +176,14 @@ class Scan:
         given = self.arguments
         return given.x, given.dt, given.A, given.B, given.C, given.D, given.z, given.dt_bias, given.initial_state
 
-    def _batch_strides(self) -> tuple[int, ...]:
+    def _strides(self) -> tuple[int, ...]:
         given = self.arguments
-        return tuple(0 if row is None else row.stride(0) for row in (given.x, given.dt, given.z, given.B, given.C))
+        rows = (given.x, given.dt, given.z, given.B, given.C)
+        return (
+            *(0 if row is None else row.stride(0) for row in rows),
+            state_strides(given.B)[2],
+            state_strides(given.C)[2],
+        )
 
     def _options(self) -> dict[str, int | bool]:
         given, config = self.arguments, self.config
@@ -186,6 +192,7 @@ class Scan:
         return {
             **{f"{name}_STRIDE": 0 if row is None else row.stride(1) for name, row in rows.items()},
             "D_INNER": d_inner,
+            "NGROUPS": given.ngroups,
             "DT_SOFTPLUS": given.dt_softplus,
             "MASKED": seqlen % config.tile != 0 or d_inner % config.width != 0,
         }

@@ -164,6 +164,7 @@ def lean_kernel(
     DT_STRIDE: tl.constexpr,
     Z_STRIDE: tl.constexpr,
     D_INNER: tl.constexpr,
+    NGROUPS: tl.constexpr,
     D_STATE: tl.constexpr,
     DT_SOFTPLUS: tl.constexpr,
     PHASE: tl.constexpr,
@@ -228,7 +229,10 @@ def lean_kernel(
     dt_lane = share * DT_STRIDE + d
     z_lane = share * Z_STRIDE + d
     y_lane = share * D_INNER + d
-    bc = packed_ptr + (batch * packed_tiles + start // BLOCK) * (BLOCK * 2 * D_STATE) + share * (2 * STATES)
+    run = batch  # the run of packed B and C: a program's channels are of one group
+    if NGROUPS > 1:
+        run = batch * NGROUPS + tl.program_id(0) * (32 // SHARES * WARPS * CHANNELS) // (D_INNER // NGROUPS)
+    bc = packed_ptr + (run * packed_tiles + start // BLOCK) * (BLOCK * 2 * D_STATE) + share * (2 * STATES)
     left = tl.where(inside, length - share, 0)
     checkpoint = share * (STATES * D_INNER) + d
     thread = warp * 32 + lane

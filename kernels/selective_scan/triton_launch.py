@@ -50,19 +50,38 @@ def configuration(shape: Shape) -> Configuration:
         return Configuration(blocks=4, steps=4, channels=2 if paired else 1, warps=1)
     work = shape.batch * shape.d_inner
     if USE_WORDS and shape.words and shape.d_state == 16:
-        return _for_words(shape, work)
+        chosen = _within_groups(_for_words(shape, work), shape)
+        if chosen is not None:
+            return chosen
     if USE_WORDS and shape.pairs and shape.d_state in (32, 48, 64) and work >= 6144:
-        return WORDS_SIXTY_FOUR_STATES
-    if shape.lean and shape.ngroups == 1 and paired:
-        if shape.d_state == 16:
-            return _for_sixteen_states(work, shape.seqlen)
-        if shape.d_state == 64 and work >= 4096:
-            return SIXTY_FOUR_STATES
+        chosen = _within_groups(WORDS_SIXTY_FOUR_STATES, shape)
+        if chosen is not None:
+            return chosen
+    if shape.lean and paired and shape.d_state == 16:
+        chosen = _within_groups(_for_sixteen_states(work, shape.seqlen), shape)
+        if chosen is not None:
+            return chosen
+    if shape.lean and paired and shape.ngroups == 1 and shape.d_state == 64 and work >= 4096:
+        return SIXTY_FOUR_STATES
     if work >= 12288:
         return Configuration(blocks=4, steps=8, channels=1, warps=4, registers=128)
     if work >= 6144:
         return Configuration(blocks=8, steps=8, channels=1, warps=4, registers=128)
     return Configuration(blocks=16, steps=8, channels=1, warps=4, registers=128)
+
+
+def _within_groups(config: Configuration, shape: Shape) -> Configuration | None:
+    """The configuration with as many warps as keep a program's channels in one group of B and C, or None where one is too many."""
+    while not _keeps_groups(config, shape.d_inner, shape.ngroups):
+        if config.lanes == "teams" or config.warps == 1:
+            return None
+        config = replace(config, warps=config.warps // 2)
+    return config
+
+
+def _keeps_groups(config: Configuration, d_inner: int, ngroups: int) -> bool:
+    """Whether all channels of every program have the same B and C."""
+    return ngroups == 1 or (d_inner // ngroups) % config.width == 0
 
 
 def _for_words(shape: Shape, work: int) -> Configuration:
@@ -95,12 +114,14 @@ def _for_sixteen_states(work: int, seqlen: int) -> Configuration:
 
 
 def serves(config: Configuration, arguments: Arguments) -> bool:
-    """Whether `config` can serve these arguments: only lanes over time know constants, groups and resets."""
-    d_state = arguments.A.shape[1]
+    """Whether `config` can serve these arguments: only lanes over time know constants, resets and groups of any size."""
+    d_inner, d_state = arguments.A.shape
     if config.lanes == "time":
         return True
+    if not _keeps_groups(config, d_inner, arguments.ngroups):
+        return False
     if config.lanes == "states":
-        return arguments.lean and arguments.ngroups == 1
+        return arguments.lean
     if config.lanes == "teams":
         return arguments.words and d_state == 16
     fits = arguments.pairs if config.channels == 2 else arguments.words

@@ -49,12 +49,15 @@ def product_kernel(
     z_stride_batch,
     b_stride_batch,
     c_stride_batch,
+    b_stride_group,
+    c_stride_group,
     X_STRIDE: tl.constexpr,
     DT_STRIDE: tl.constexpr,
     Z_STRIDE: tl.constexpr,
     B_STRIDE: tl.constexpr,
     C_STRIDE: tl.constexpr,
     D_INNER: tl.constexpr,
+    NGROUPS: tl.constexpr,
     D_STATE: tl.constexpr,
     DT_SOFTPLUS: tl.constexpr,
     PHASE: tl.constexpr,
@@ -117,6 +120,10 @@ def product_kernel(
         z_row = z_ptr + batch * z_stride_batch + start.to(tl.int64) * Z_STRIDE
     B_row = B_ptr + batch * b_stride_batch + start.to(tl.int64) * B_STRIDE
     C_row = C_ptr + batch * c_stride_batch + start.to(tl.int64) * C_STRIDE
+    if NGROUPS > 1:  # a program's channels are of one group
+        group = (tl.program_id(0) * (8 * WARPS * CHANNELS) // (D_INNER // NGROUPS)).to(tl.int64)
+        B_row += group * b_stride_group
+        C_row += group * c_stride_group
     x_lane = (quarter * X_STRIDE + d) // CHANNELS
     dt_lane = (quarter * DT_STRIDE + d) // CHANNELS
     z_lane = (quarter * Z_STRIDE + d) // CHANNELS

@@ -149,12 +149,15 @@ def team_kernel(
     z_stride_batch,
     b_stride_batch,
     c_stride_batch,
+    b_stride_group,
+    c_stride_group,
     X_STRIDE: tl.constexpr,
     DT_STRIDE: tl.constexpr,
     Z_STRIDE: tl.constexpr,
     B_STRIDE: tl.constexpr,
     C_STRIDE: tl.constexpr,
     D_INNER: tl.constexpr,
+    NGROUPS: tl.constexpr,
     DT_SOFTPLUS: tl.constexpr,
     MASKED: tl.constexpr,
     UNROLL: tl.constexpr,
@@ -208,6 +211,10 @@ def team_kernel(
     c_time = (g >> 1) + 4 * (g & 1)  # columns 2 q and 2 q + 1 of a product are lane q's steps, q and q + 4
     B_at = B_ptr + batch * b_stride_batch + quarter * B_STRIDE + 4 * warp + (g >> 1)
     C_at = C_ptr + batch * c_stride_batch + c_time * C_STRIDE + state
+    if NGROUPS > 1:  # a program's channels are of one group
+        group = (tl.program_id(0) * 8 // (D_INNER // NGROUPS)).to(tl.int64)
+        B_at += group * b_stride_group
+        C_at += group * c_stride_group
     left = tl.where(inside, seqlen - first, 0)
     last = seqlen - 1
 

@@ -186,6 +186,37 @@ CASES = {
     "teams-L1-bare": Case(
         seqlen=1, d_inner=8, d_state=16, options="", config=Configuration(4, 2, 1, 4, "teams"), dtype=torch.bfloat16
     ),
+    "products-groups": Case(
+        batch=2,
+        seqlen=19,
+        d_inner=32,
+        d_state=16,
+        ngroups=2,
+        config=Configuration(4, 2, 2, 1, "products"),
+        dtype=torch.bfloat16,
+    ),
+    "products-groups-split": Case(
+        batch=1,
+        seqlen=40,
+        d_inner=48,
+        d_state=16,
+        ngroups=3,
+        config=Configuration(4, 2, 1, 2, "products", splits=2),
+        dtype=torch.bfloat16,
+    ),
+    "teams-groups": Case(
+        batch=2,
+        seqlen=37,
+        d_inner=24,
+        d_state=16,
+        ngroups=3,
+        config=Configuration(4, 2, 1, 4, "teams"),
+        dtype=torch.bfloat16,
+    ),
+    "lanes-over-states-groups": Case(d_inner=48, d_state=16, ngroups=3, config=Configuration(8, 1, 2, 2, "states")),
+    "lanes-over-states-groups-split": Case(
+        batch=2, seqlen=70, d_inner=32, d_state=8, ngroups=2, config=Configuration(4, 2, 2, 1, "states", splits=2)
+    ),
     "lanes-over-states-L1": Case(seqlen=1, d_inner=5, d_state=16, config=Configuration(16, 1, 1, 1, "states")),
 }
 
@@ -235,6 +266,29 @@ def test_strided_views_give_the_same_bits() -> None:
     viewed = selective_scan_triton(x, dt, given.A, transposed, given.C)
     turned = selective_scan_triton(given.x.mT.contiguous().mT, given.dt, given.A, given.B, given.C)
     assert all(torch.equal(a, b) and torch.equal(a, c) for a, b, c in zip(plain, viewed, turned, strict=True))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        Configuration(4, 2, 2, 1, "products"),
+        Configuration(4, 2, 1, 4, "teams"),
+        Configuration(8, 1, 2, 1, "states"),
+    ],
+    ids=lambda config: config.lanes,
+)
+def test_groups_that_are_members_of_a_batch_give_the_same_bits(config: Configuration) -> None:
+    """B and C with the members first in memory, as an ensemble has them, and with B shared by all."""
+    given = Case(batch=2, seqlen=9, d_inner=32, d_state=16, ngroups=2, dtype=torch.bfloat16, config=config).build()
+    members = replace(given, B=given.B.movedim(2, 0).contiguous().movedim(0, 2))
+    assert members.B.stride() != given.B.stride()
+    shared = replace(given, B=given.B[:, :, 0])
+    repeated = replace(given, B=given.B[:, :, :1].expand(-1, -1, 2, -1).contiguous())
+    for one, other in ((given, members), (shared, repeated)):
+        for ours, theirs in zip(
+            scan_forward(one, save=False, config=config), scan_forward(other, save=False, config=config), strict=True
+        ):
+            assert ours is theirs or (ours is not None and theirs is not None and torch.equal(ours, theirs))
 
 
 @pytest.mark.parametrize("names", [("B", "C"), ("B",)], ids=["both-grouped", "one-grouped"])
@@ -308,6 +362,11 @@ def test_the_table_of_configurations_is_fixed_and_serves_every_shape() -> None:
     assert not serves(Configuration(4, 2, 2, 1, "products"), odd)
     assert not any(serves(Configuration(4, 2, 1, 4, lanes), unaligned) for lanes in ("teams", "products"))
     assert not serves(Configuration(4, 2, 1, 4, "teams"), Case(d_state=16).build())
+    straddled = Case(d_inner=24, d_state=16, ngroups=2, dtype=torch.bfloat16).build()
+    assert not serves(Configuration(4, 2, 1, 1, "products"), straddled)
+    assert not serves(Configuration(8, 1, 2, 1, "states"), straddled)
+    assert not serves(Configuration(4, 2, 1, 4, "teams"), straddled)
+    assert serves(Configuration(8, 1, 1, 1, "states"), straddled)
     shape = Shape(8, 2048, 2048, 16)
     assert all(a == b for a, b in pairwise([configuration(shape) for _ in range(3)]))
 

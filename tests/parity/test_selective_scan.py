@@ -214,6 +214,22 @@ def test_the_layouts_for_bf16_by_the_table(lanes: str, batch: int, d_inner: int,
     assert repeats_bitwise(given)
 
 
+@pytest.mark.usefixtures("words")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize(
+    ("members", "channels", "seqlen"), [(8, 128, 256), (3, 24, 70), (4, 1024, 300)], ids=["ensemble", "odd", "wide"]
+)
+def test_members_of_an_ensemble(members: int, channels: int, seqlen: int, dtype: torch.dtype) -> None:
+    """Members are groups, and take a layout of one program for channels of one group."""
+    batch = 8 if channels >= 128 else 2
+    given = problem(dtype, batch=batch, seqlen=seqlen, d_inner=members * channels, ngroups=members)
+    narrow = dtype == torch.bfloat16
+    chosen = configuration(Shape(batch, members * channels, seqlen, 16, members, words=narrow, pairs=narrow))
+    assert chosen.lanes in (("products", "teams") if narrow else ("states",))
+    check(given)
+    assert repeats_bitwise(given)
+
+
 def test_the_targets_shapes_run_in_their_own_configurations() -> None:
     shape = Shape(64, 128, 300, 16)
     tensors = problem(torch.bfloat16, batch=64, seqlen=300, d_inner=128, initial_state=False).tensors
