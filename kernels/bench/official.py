@@ -1,6 +1,7 @@
 """The official kernels beside ours, where the user has installed them: `mamba_ssm` and `causal_conv1d`.
 
-Their layout is (batch, dim, seqlen); tensors are brought into it before anything is timed.
+Their layout is (batch, dim, seqlen); tensors are brought into it before anything is timed, and outputs come back as views in
+ours, which launches nothing. A kernel that does not compute what ours does gets no speed.
 """
 
 import importlib
@@ -8,17 +9,26 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from kernels.bench.problems import Problem
 
-NAME = "mamba_ssm"
+FAR_APART = 0.02
+"""Relative difference of two results in bf16 that round in different places: some 0.004. A wrong layout gives more than 1."""
 
 
 def official(problem: Problem) -> Problem | None:
     """The same problem for the official kernel; None where it is not installed or has no such op."""
     adapt = _ADAPTERS.get(problem.op)
     return None if adapt is None else adapt(problem)
+
+
+def difference(problem: Problem, theirs: Problem, implementation: str) -> float:
+    """How far apart the first outputs are, relative to the size of ours; NaN if either holds one."""
+    with torch.no_grad():
+        own, other = (next(iter(one.call(implementation).values())).float() for one in (problem, theirs))
+        return float((other - own).norm() / own.norm())
 
 
 def _load(module: str, name: str) -> Callable[..., Any] | None:
@@ -42,7 +52,8 @@ def _selective_scan(problem: Problem) -> Problem | None:
 
     def call(implementation: str, **arguments: Any) -> Any:
         del implementation
-        return scan(**arguments)
+        y, last_state = scan(**arguments)
+        return y.transpose(1, 2), last_state
 
     options = {"delta_softplus": True, "return_last_state": True}
     return replace(problem, tensors=tensors, function=call, options=options)
@@ -55,7 +66,7 @@ def _causal_conv1d(problem: Problem) -> Problem | None:
 
     def call(implementation: str, **arguments: Any) -> Any:
         del implementation
-        return convolve(**arguments, activation="silu")
+        return convolve(**arguments, activation="silu").transpose(1, 2)
 
     # its (batch, dim, seqlen) with channels innermost is our tensor, transposed
     tensors = problem.tensors | {"x": problem.tensors["x"].transpose(1, 2)}
@@ -63,8 +74,52 @@ def _causal_conv1d(problem: Problem) -> Problem | None:
     return replace(problem, tensors=tensors, function=call, options={}, outputs=("y",))
 
 
+def _rms_norm(problem: Problem) -> Problem | None:
+    norm = _load("mamba_ssm.ops.triton.layer_norm", "rms_norm_fn")
+    if norm is None:
+        return None
+
+    def call(implementation: str, **arguments: Any) -> Any:
+        del implementation
+        return norm(**arguments, bias=None, eps=1e-5, prenorm=True, residual_in_fp32=True)
+
+    return replace(problem, function=call, options={})
+
+
+def _selective_state_update(problem: Problem) -> Problem | None:
+    update = _load("mamba_ssm.ops.triton.selective_state_update", "selective_state_update")
+    if update is None:
+        return None
+
+    def call(implementation: str, **arguments: Any) -> Any:
+        del implementation
+        return update(**arguments)
+
+    return replace(problem, function=call)
+
+
+def _causal_conv1d_update(problem: Problem) -> Problem | None:
+    update = _load("causal_conv1d", "causal_conv1d_update")
+    if update is None:
+        return None
+
+    def call(implementation: str, **arguments: Any) -> Any:
+        del implementation
+        return update(**arguments, activation="silu")
+
+    tensors = {name: problem.tensors[name].to(problem.dtype) for name in ("x", "weight", "bias")}
+    tensors["conv_state"] = _time_last(problem.tensors["state"])
+    return replace(problem, tensors=tensors, function=call, options={}, mutated=("conv_state",))
+
+
 def _time_last(tensor: Tensor) -> Tensor:
     return tensor.transpose(1, 2).contiguous()
 
 
-_ADAPTERS = {"selective_scan": _selective_scan, "causal_conv1d": _causal_conv1d}
+_ADAPTERS = {
+    "selective_scan": _selective_scan,
+    "causal_conv1d": _causal_conv1d,
+    "rms_norm": _rms_norm,
+    "selective_state_update": _selective_state_update,
+    "causal_conv1d_update": _causal_conv1d_update,
+}

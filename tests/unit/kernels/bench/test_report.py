@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from kernels.bench.comparison import comparison
+from kernels.bench.comparison import main as comparison_main
 from kernels.bench.floors import Floors, FloorTimes
-from kernels.bench.report import BenchReport, BenchRow, worst_rows
+from kernels.bench.report import OFFICIAL, BenchReport, BenchRow, worst_rows
 from kernels.bench.timing import Times, summarize
 from kernels.bench.verify import ParityRow
 
@@ -68,10 +70,66 @@ def test_the_table_shows_figures_and_says_why_one_is_missing() -> None:
     ).table()
     line = next(line for line in table.splitlines() if line.startswith("scan") and "forward" in line)
     assert line.split()[:8] == ["scan", "8x16", "forward", "triton", "0.500", "(0.400", "-", "0.700)"]
-    assert line.split()[8:] == ["1.500", "3.00x", "0.0900", "0.145", "12.5"]
+    assert line.split()[8:] == ["1.500", "3.00x", "published", "0.0900", "0.145", "12.5"]
     assert "FAILED" in table
     assert "refused" in table
     assert "scan 8x16 backward triton: parity failed: dA" in table
+
+
+def test_what_the_same_run_measured_goes_before_what_was_published() -> None:
+    theirs = replace(ROW, implementation=OFFICIAL, times=Times(1.0, 0.9, 1.1, 20, "events"), peak_mb=25.0)
+    elsewhere = [replace(theirs, direction="backward"), replace(theirs, shape="9x9"), replace(theirs, op="conv")]
+    measured = report([GOOD], [ROW, *elsewhere, theirs])
+    assert measured.official(ROW) is theirs
+    assert measured.official(theirs) is None
+    rows = json.loads(measured.to_json())["rows"]
+    assert [row["ratio_measured"] for row in rows] == [2.0, None, None, None, None]
+    lines = measured.table().splitlines()
+    own = next(line for line in lines if line.startswith("scan") and "triton" in line)
+    assert own.split()[8:12] == ["1.500", "1.000", "2.00x", "measured"]
+    assert "x published" not in "".join(lines)
+
+
+def test_a_ratio_to_a_measured_row_compares_like_with_like() -> None:
+    graph = Times(0.1, 0.1, 0.1, 30, "graph")
+    theirs = replace(ROW, implementation=OFFICIAL, graph=replace_median(graph, 0.3))
+    assert replace(ROW, graph=graph).ratio_to(theirs) == pytest.approx(3.0)
+    assert ROW.ratio_to(theirs) == 1.0
+    assert replace(ROW, times=None).ratio_to(theirs) is None
+    assert ROW.ratio_to(replace(theirs, times=None)) is None
+
+
+def test_the_comparison_sets_published_and_measured_beside_ours() -> None:
+    theirs = replace(ROW, implementation=OFFICIAL, times=Times(1.0, 0.9, 1.1, 20, "events"), peak_mb=25.0)
+    graph = Times(0.1, 0.1, 0.1, 30, "graph")
+    rows = [
+        replace(ROW, graph=graph),
+        replace(theirs, graph=replace_median(graph, 0.3)),
+        replace(ROW, direction="backward"),
+        replace(ROW, shape="unknown", official_ms=None),
+        replace(ROW, shape="refused", times=None, refused="parity failed"),
+    ]
+    text = comparison(json.loads(report([GOOD], rows).to_json()))
+    lines = [line for line in text.splitlines() if line.startswith("| 8x16") or line.startswith("| refused")]
+    assert lines == [
+        "| 8x16 | forward | 1.50 | 1.00 / 0.3 | 0.5 / 0.1 | 3.00 | 25 | 12.5 |",
+        "| 8x16 | backward | 1.50 |  | 0.5 | 3.00 (published) |  | 12.5 |",
+        "| refused | forward | 1.50 |  | refused |  |  | 12.5 |",
+    ]
+    assert "unknown" not in text
+    assert text.startswith("G, torch 2; commit abc; 2026-01-02.")
+    assert "Published: theirs." in text
+
+
+def test_the_comparison_of_a_written_report_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    written = report([GOOD], [ROW])
+    written.write(tmp_path / "report.json")
+    assert comparison_main([str(tmp_path / "report.json")]) == 0
+    assert capsys.readouterr().out == comparison(json.loads(written.to_json()))
+
+
+def replace_median(times: Times, median: float) -> Times:
+    return times._replace(median=median)
 
 
 def test_percentiles_by_hand() -> None:

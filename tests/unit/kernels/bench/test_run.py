@@ -1,15 +1,19 @@
 """The benchmark end to end on a CPU, with ops that really pass and really fail their parity."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from kernels.bench import checks, doctor, official, registry, run
+from kernels.bench.floors import floor_times, measure_floors
+from kernels.bench.measure import QUICK, Subject
 from kernels.bench.problems import Problem, selective_scan_problem
-from kernels.bench.registry import Entry
+from kernels.bench.registry import Entry, Work
 from kernels.common.errors import UnsupportedError
 
 
@@ -96,6 +100,34 @@ def test_doctor_checks_every_op_in_two_dtypes() -> None:
     assert all(row.passed for row in rows)
 
 
+def test_only_the_subjects_asked_for_are_timed(monkeypatch: pytest.MonkeyPatch, make_entry: Any) -> None:
+    use(monkeypatch, make_entry(0.0))
+    report = run.run_bench(subjects=["plain"], device="cpu", commit="abc")
+    assert {row.implementation for row in report.rows} == {"reference"}
+    assert report.parity == []
+    with pytest.raises(UnsupportedError, match="unknown subject 'theirs'; known: ours, official, plain"):
+        run.run_bench(subjects=["theirs"], device="cpu", commit="abc")
+
+
+@pytest.mark.parametrize(("error", "refused"), [(0.0, False), (0.1, True)])
+def test_an_official_kernel_that_computes_something_else_gets_no_speed(
+    monkeypatch: pytest.MonkeyPatch, make_entry: Any, error: float, refused: bool
+) -> None:
+    entry = make_entry(0.0)
+    ours = entry.make({"n": 64}, torch.float32, "cpu")
+    theirs = replace(ours, function=lambda values, **_: 2 * values * (1 + error), options={})
+    monkeypatch.setattr(official, "official", lambda problem: theirs)
+    subject = Subject(ours, entry.shapes[0], floor_times(Work(1, 1), measure_floors("cpu", budget_ms=1.0)), "cpu")
+    rows = list(run._official_rows(subject, QUICK))
+    assert [(row.direction, row.implementation) for row in rows] == [
+        ("forward", "mamba_ssm"),
+        ("backward", "mamba_ssm"),
+    ]
+    assert [(row.times is None, "differs from ours by 0.1 of" in row.refused) for row in rows] == [
+        (refused, refused)
+    ] * 2
+
+
 def test_the_official_kernel_is_left_out_where_it_is_not_installed() -> None:
     assert official.official(scan()) is None
 
@@ -110,12 +142,62 @@ def test_the_official_scan_gets_its_own_names_and_layout(monkeypatch: pytest.Mon
     monkeypatch.setattr(official, "_load", lambda module, name: theirs if "selective_scan" in module else None)
     problem = official.official(scan())
     assert problem is not None
-    problem.call("mamba_ssm")
+    outputs = problem.call("mamba_ssm")
+    assert torch.equal(outputs["y"], scan().tensors["x"])
     assert set(seen) == {"u", "delta", "A", "B", "C", "D", "z", "delta_bias", "delta_softplus", "return_last_state"}
     assert seen["u"].shape == (2, 4, 3)
     assert seen["B"].shape == (2, 5, 3)
     assert seen["u"].is_contiguous()
     assert torch.equal(seen["u"], scan().tensors["x"].transpose(1, 2))
+
+
+@pytest.mark.parametrize("op", ["causal_conv1d", "rms_norm", "selective_state_update", "causal_conv1d_update"])
+def test_the_other_official_ops_compute_what_ours_do(monkeypatch: pytest.MonkeyPatch, op: str) -> None:
+    """Their plain forms, written down here with the names and layouts of their documentation, in the place of their kernels."""
+    monkeypatch.setattr(official, "_load", lambda module, name: getattr(theirs, name))
+    entry = next(entry for entry in registry.ENTRIES if entry.name == op)
+    problem = entry.make(entry.small_shapes[0].sizes, torch.float32, "cpu")
+    found = official.official(problem)
+    assert found is not None
+    assert official.difference(problem, found, problem.plain) < 1e-6
+
+
+class theirs:  # noqa: N801  # stands for their modules
+    @staticmethod
+    def causal_conv1d_fn(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, activation: str) -> torch.Tensor:
+        assert activation == "silu"
+        width = weight.shape[1]
+        y = F.conv1d(x, weight[:, None], bias, padding=width - 1, groups=len(weight))
+        return F.silu(y[..., : x.shape[-1]])
+
+    @staticmethod
+    def causal_conv1d_update(
+        x: torch.Tensor, conv_state: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, activation: str
+    ) -> torch.Tensor:
+        assert activation == "silu"
+        window = torch.cat([conv_state, x[..., None]], dim=-1)
+        conv_state.copy_(window[..., 1:])
+        return F.silu((window * weight).sum(-1) + bias)
+
+    @staticmethod
+    def rms_norm_fn(
+        x: torch.Tensor, weight: torch.Tensor, bias: None, residual: torch.Tensor, *, eps: float, prenorm: bool,
+        residual_in_fp32: bool,
+    ) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
+        assert prenorm
+        assert residual_in_fp32
+        stream = x + residual
+        return F.rms_norm(stream, weight.shape, weight, eps), stream
+
+    @staticmethod
+    def selective_state_update(
+        state: torch.Tensor, x: torch.Tensor, dt: torch.Tensor, A: torch.Tensor, B: torch.Tensor, C: torch.Tensor,
+        D: torch.Tensor, z: torch.Tensor, dt_bias: torch.Tensor, *, dt_softplus: bool,
+    ) -> torch.Tensor:  # fmt: skip
+        assert dt_softplus
+        step = F.softplus(dt + dt_bias)[..., None]
+        state.copy_(state * torch.exp(step * A) + step * B[:, None] * x[..., None])
+        return ((state * C[:, None]).sum(-1) + D * x) * F.silu(z)
 
 
 def scan() -> Problem:
