@@ -8,6 +8,7 @@ set against the GPU's dense peak at the run's precision. A GPU's idle share is w
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -22,7 +23,7 @@ from kernels.bench import machine
 from workers.training.bench_cases import Case, Subject, cases, forward_operations, subjects
 from workers.training.determinism import reproducible
 from workers.training.errors import is_out_of_memory
-from workers.training.measuring import Rate, Rig, measure_rate, take_apart
+from workers.training.measuring import Rate, Rig, Steps, measure_rate, take_apart
 from workers.training.precision import place
 
 SCHEMA = 1
@@ -139,10 +140,12 @@ def _measure(case: Case, subject: Subject, precision: str, *, budget_s: float) -
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(placement.device)
     try:
-        with reproducible(placement):
+        with reproducible(placement) if subject.rig is None else contextlib.nullcontext():
             task = case.task()
-            own = subject.make and subject.make(model, task.vocab_size)
-            rig = Rig(spec, placement, task=task, model=own, members=subject.members)
+            if subject.rig is None:
+                rig: Steps = Rig(spec, placement, task=task, members=subject.members)
+            else:
+                rig = subject.rig(spec, placement, task)
             rig.settle()
             rate = measure_rate(rig, budget_s=budget_s)
             anatomy = take_apart(rig, _PROFILED if rate.median > _PROFILED else 2)

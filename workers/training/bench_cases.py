@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from workers.models import LanguageModel
 from workers.specs import InductionHeadsSpec, ModelSpec, RunSpec, SelectiveCopyingSpec, TaskSpec, TrainSpec
 from workers.tasks import Batch, Task, build_task
 from workers.tasks.base import SyntheticTask
+from workers.training import bench_official
+from workers.training.measuring import Steps
+from workers.training.precision import Placement
 
 _ENSEMBLES = (8, 16)  # seeds at once; 8 of them are to make five times the runs an hour of single ones
 _SCAN_OPERATIONS = 9  # a state and position, forward
@@ -39,12 +39,15 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What is trained at a case's shape, and how; `members` runs of it at once as an ensemble."""
+    """What is trained at a case's shape, and how; `members` runs of it at once as an ensemble.
+
+    Another library's model brings the `rig` that trains it, under PyTorch's own settings.
+    """
 
     name: str
     capture: str
     change: Callable[[ModelSpec], ModelSpec] = lambda model: model
-    make: Callable[[ModelSpec, int], nn.Module] | None = None
+    rig: Callable[[RunSpec, Placement, Task], Steps] | None = None
     members: int = 1
 
 
@@ -74,8 +77,8 @@ def subjects(case: Case, *, gpu: bool) -> list[Subject]:
         found += [Subject("mambalab", capture), Subject("Transformer, SDPA", capture, twin)]
     if gpu and isinstance(case.spec.task, InductionHeadsSpec) and case.vocab_size is None:
         found += [Subject(f"mambalab, {members} seeds at once", "auto", members=members) for members in _ENSEMBLES]
-    if gpu and importlib.util.find_spec("mamba_ssm") is not None:
-        found += [Subject("mamba_ssm", "off", make=_mamba_ssm)]
+    if gpu and bench_official.installed():
+        found += [Subject(bench_official.NAME, capture, rig=bench_official.OfficialRig) for capture in ("auto", "off")]
     return found
 
 
@@ -84,7 +87,7 @@ def forward_operations(model: nn.Module, spec: ModelSpec, seqlen: int) -> float:
     weights = sum(module.weight.numel() for module in model.modules() if isinstance(module, nn.Linear))
     weights += sum(value.numel() for name, value in model.named_parameters() if name.endswith("dt_weight"))
     rest = 0.0
-    for layer in spec.layers() if isinstance(model, LanguageModel) else ():
+    for layer in spec.layers():
         if layer.mixer == "attention":
             rest += 2 * seqlen * layer.d_model  # two products over half of the positions
         elif layer.inner != "hyena":
@@ -126,30 +129,3 @@ class _RandomTokens(SyntheticTask):
     def describe(self, batch: Batch) -> str:
         """Return the first sequence's tokens as numbers."""
         return " ".join(map(str, batch.inputs[0].tolist()))
-
-
-class _Official(nn.Module):
-    """The authors' language model, with logits as its output."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Return logits (batch, seqlen, vocab_size)."""
-        logits: Tensor = self.model(tokens).logits
-        return logits
-
-
-def _mamba_ssm(model: ModelSpec, vocab_size: int) -> nn.Module:
-    lm = importlib.import_module("mamba_ssm.models.mixer_seq_simple")
-    config = importlib.import_module("mamba_ssm.models.config_mamba")
-    settings = config.MambaConfig(
-        d_model=model.d_model,
-        n_layer=model.n_layer,
-        vocab_size=vocab_size,
-        pad_vocab_size_multiple=1,
-        tie_embeddings=model.tie_embeddings,
-        ssm_cfg={"layer": "Mamba1", "d_state": model.d_state, "dt_rank": model.dt_rank},
-    )
-    return _Official(lm.MambaLMHeadModel(settings))

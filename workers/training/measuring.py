@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -30,10 +30,33 @@ _LAP = 32  # steps asked for at once, between two looks at the clock
 _SETTLE = 2  # laps after the warm-up in which everything is recorded, compiled and allocated
 
 
+class Steps(Protocol):
+    """What can be timed and taken apart: steps of some model, of so many `tokens` each.
+
+    `model` is what is trained, with so many `parameters`.
+    """
+
+    placement: Placement
+    tokens: int
+    parameters: int
+
+    @property
+    def model(self) -> nn.Module: ...
+
+    def settle(self) -> None:
+        """Do steps until the next ones cost what all later ones cost."""
+
+    def advance(self, steps: int) -> None:
+        """Ask for so many steps; the device may be behind on return."""
+
+    def mode(self) -> tuple[str, str]:
+        """Return "captured" or "eager", and why; it is settled once the steps have settled."""
+
+
 class Rig:
     """Steps of a spec's run, from its first on. The caller puts it inside `reproducible(placement)`.
 
-    `task` and `model` stand in for those that the spec names, for what a spec cannot name. With `members` so many runs of
+    `task` stands in for the one that the spec names, for what a spec cannot name. With `members` so many runs of
     the spec, of seeds one after another, are trained at once as an ensemble; `model` is then the first one's.
     """
 
@@ -43,13 +66,12 @@ class Rig:
         placement: Placement,
         *,
         task: Task | None = None,
-        model: nn.Module | None = None,
         members: int = 1,
     ) -> None:
         self.spec, self.placement, self._sink = spec, placement, MemorySink()
         self.task = task or build_task(spec.task)
         seed_global(spec.seed, "init")
-        self.model = (model or build_model(spec.model, self.task.vocab_size)).to(placement.device)
+        self.model = build_model(spec.model, self.task.vocab_size).to(placement.device)
         self.model.train()
         seed_global(spec.seed, "dropout")
         update: RunUpdate | EnsembleUpdate
@@ -113,7 +135,7 @@ class Rate:
     laps: int
 
 
-def measure_rate(rig: Rig, *, budget_s: float = 1.0, laps: int = 5) -> Rate:
+def measure_rate(rig: Steps, *, budget_s: float = 1.0, laps: int = 5) -> Rate:
     """Time settled steps in laps of equal length that take about `budget_s` together."""
     started = time.perf_counter()
     rig.advance(_LAP if rig.placement.device.type == "cuda" else 1)
@@ -148,7 +170,7 @@ class Anatomy:
     busy_microseconds: float
 
 
-def take_apart(rig: Rig, steps: int, *, trace: Path | None = None) -> Anatomy:
+def take_apart(rig: Steps, steps: int, *, trace: Path | None = None) -> Anatomy:
     """Profile so many settled steps; with `trace` also write what Chrome, Perfetto and TensorBoard open, host included."""
     on_gpu = rig.placement.device.type == "cuda"
     activities = [torch.profiler.ProfilerActivity.CUDA] if on_gpu else []

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import importlib
 import json
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from workers.models import build_model
 from workers.specs import ModelSpec
-from workers.training import bench
+from workers.tasks import Batch
+from workers.tasks.base import SyntheticTask
+from workers.training import bench, bench_official
 from workers.training.bench_cases import Case, cases, forward_operations, subjects
 from workers.training.determinism import reproducible
 from workers.training.measuring import Rig, measure_rate, take_apart, union
@@ -101,6 +106,55 @@ def test_the_bench_reports_what_it_measured(monkeypatch: pytest.MonkeyPatch) -> 
     written = json.loads(report.to_json())
     assert written["commit"] == "abc"
     assert [row["case"] for row in written["rows"]] == ["induction-heads"] * 2
+
+
+def test_the_authors_model_is_trained_as_its_users_train_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in for their package, which learns a task whose answer is the token itself."""
+    asked: list[dict[str, Any]] = []
+
+    class Model(nn.Module):
+        def __init__(self, settings: dict[str, Any]) -> None:
+            super().__init__()
+            asked.append(settings)
+            self.table = nn.Embedding(settings["vocab_size"], settings["vocab_size"])
+
+        def forward(self, tokens: Tensor) -> SimpleNamespace:
+            strict.append(torch.are_deterministic_algorithms_enabled())
+            return SimpleNamespace(logits=self.table(tokens))
+
+    strict: list[bool] = []
+    modules = {
+        "mamba_ssm.models.mixer_seq_simple": SimpleNamespace(MambaLMHeadModel=Model),
+        "mamba_ssm.models.config_mamba": SimpleNamespace(MambaConfig=dict),
+    }
+    monkeypatch.setattr(importlib, "import_module", modules.__getitem__)
+    monkeypatch.setattr(bench_official, "installed", lambda: True)
+    (case,) = cases(gpu=False)
+    own = [subject for subject in subjects(case, gpu=True) if subject.name == "mamba_ssm"]
+    assert [subject.capture for subject in own] == ["auto", "off"]
+    rig = bench_official.OfficialRig(case.spec, place(case.spec), _Echo())
+    before = rig.model.get_parameter("table.weight").detach().clone()
+    rig.settle()
+    rig.advance(20)
+    change = (rig.model.get_parameter("table.weight") - before).diagonal()
+    assert (change > 0).all()  # the answer gains, whatever the token
+    assert rig.mode() == ("eager", "graphs need CUDA")
+    assert (rig.tokens, rig.parameters) == (8 * 6, 25)
+    assert asked[0]["ssm_cfg"] == {"layer": "Mamba1", "d_state": 16, "dt_rank": 16}
+    row = bench._measure(Case("echo", "", case.spec), own[0], "fp32", budget_s=0.01)
+    assert row.steps_per_s is not None
+    assert not any(strict)  # its kernels are not slowed down by our deterministic algorithms
+
+
+class _Echo(SyntheticTask):
+    name, vocab_size, seqlen = "echo", 5, 6
+
+    def sample(self, generator: torch.Generator, batch_size: int, device: torch.device | str) -> Batch:
+        tokens = torch.randint(0, 5, (batch_size, 6), generator=generator, device=device)
+        return Batch(tokens, tokens)
+
+    def describe(self, batch: Batch) -> str:
+        return str(batch.inputs[0].tolist())
 
 
 def test_an_unknown_case_is_refused() -> None:
