@@ -32,6 +32,9 @@ def refusal(spec: Mapping[str, Any]) -> str:
     dropout = spec.get("model", {}).get("dropout", 0.0)
     if dropout:
         return f"model.dropout is {dropout}: dropout draws from one random stream, which members cannot share"
+    recomputing = spec.get("train", {}).get("activation_checkpointing", "off")
+    if recomputing != "off":
+        return f"train.activation_checkpointing is {recomputing!r}: members' activations are not computed again"
     return ""
 
 

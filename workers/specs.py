@@ -76,6 +76,10 @@ class TrainSpec(Spec):
     capture: Literal["auto", "on", "off"] = Field(
         "auto", description="record steps into CUDA graphs; auto: on a GPU, where the task and the model allow it"
     )
+    activation_checkpointing: Literal["off", "block", "selective"] = Field(
+        "off",
+        description="compute activations again in the backward pass, to save memory; selective keeps matrix products' results",
+    )
     log_every: int = Field(10, ge=1)
     eval_every: int = Field(0, ge=0, description="0: only at the end")
     eval_batches: int = Field(16, ge=1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import cast
 
@@ -30,11 +30,18 @@ class ModelState:
         return ModelState(layers, self.position)
 
 
+Through = Callable[[Block, Tensor, Tensor | None, LayerState | None, int], tuple[Tensor, Tensor]]
+"""What calls a block in a forward pass, with the block and what it maps."""
+
+
 class LanguageModel(nn.Module):
     """Predicts the next token. The residual stream is fp32, also under autocast; `.double()` makes everything fp64.
 
-    `forward` and `step` compute the same function; a state passes between them freely.
+    `forward` and `step` compute the same function; a state passes between them freely. While `through` is set, it calls the
+    blocks of a forward pass: whoever trains may let their activations be computed again.
     """
+
+    through: Through | None = None
 
     def __init__(self, spec: ModelSpec, vocab_size: int) -> None:
         super().__init__()
@@ -60,14 +67,22 @@ class LanguageModel(nn.Module):
         With `states` the tokens continue the sequence that these have seen, and `states` is advanced past them: a
         long sequence runs in pieces, at the memory of one piece (attention's cache grows).
         """
+        return F.linear(self.features(tokens, states), self.head.weight)
+
+    def features(self, tokens: Tensor, states: ModelState | None = None) -> Tensor:
+        """Return what the head maps to logits, (batch, seqlen, d_model); else as `forward`."""
         position = 0 if states is None else states.position
         added, residual = self._embed(tokens, position), None
         for index, block in enumerate(self.blocks):
             layer = None if states is None else states.layers[index]
-            added, residual = block(added, residual, layer, position)
+            if self.through is None:
+                added, residual = block(added, residual, layer, position)
+            else:
+                added, residual = self.through(cast(Block, block), added, residual, layer, position)
         if states is not None:
             states.position += tokens.shape[1]
-        return self._read_out(added, residual)
+        normed: Tensor = self.norm(added, residual)[0]
+        return normed
 
     def step(self, tokens: Tensor, state: ModelState) -> tuple[Tensor, ModelState]:
         """Return logits (batch, vocab_size) for one int64 token each, (batch,), and the state, advanced in place."""
@@ -76,7 +91,7 @@ class LanguageModel(nn.Module):
         for block, layer in zip(self._blocks(), state.layers, strict=True):
             added, residual = block.step(added, residual, layer, state.position)
         state.position += 1
-        return self._read_out(added, residual), state
+        return F.linear(self.norm(added, residual)[0], self.head.weight), state
 
     def allocate_state(
         self, batch: int, device: torch.device | str | None = None, dtype: torch.dtype | None = None
@@ -109,10 +124,6 @@ class LanguageModel(nn.Module):
                 "Raise it, or take another model.positions."
             )
         return self.positions.weight[start:end]
-
-    def _read_out(self, added: Tensor, residual: Tensor | None) -> Tensor:
-        x, _ = self.norm(added, residual)
-        return F.linear(x, self.head.weight)
 
     def _blocks(self) -> Iterable[Block]:
         return cast(Iterable[Block], self.blocks)  # a ModuleList does not know what it holds

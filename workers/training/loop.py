@@ -155,6 +155,7 @@ class TrainingLoop:
     def _stepper(self) -> Stepper:
         spec, placement = self.spec, self.placement
         update = RunUpdate(spec, task=self.task, model=self.model, optimizer=self.optimizer, placement=placement)
+        self.context.sink.note("memory", update.facts())
         return build_stepper(
             update, self._window, spec.train, placement, self.context.sink, operations=update.operations
         )

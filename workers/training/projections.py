@@ -43,6 +43,7 @@ class Projections:
         self.own = {id(parameter): parameter for parameter in model.parameters()}  # held, so that no id is used again
         self._beside = beside
         self._uses: Counter[int] = Counter()
+        self._counts = True
         self._partial: dict[int, Tensor] = {}
         self._shared: set[int] = set()
         self._renewing = False
@@ -67,9 +68,19 @@ class Projections:
         """Hold for a forward pass."""
         return _TakenOver(self)
 
+    @contextlib.contextmanager
+    def again(self) -> Iterator[None]:
+        """Hold for a forward pass that computes again what one before it did: its uses of weights are no further ones."""
+        self._counts = False
+        try:
+            with _TakenOver(self):
+                yield
+        finally:
+            self._counts = True
+
     def use(self, weight: Tensor) -> None:
         """Take note of a use of a weight whose gradient is made here."""
-        self._uses[id(weight)] += 1
+        self._uses[id(weight)] += self._counts
 
     def share(self, weight: Tensor) -> None:
         """Take note of a weight that autograd itself makes a gradient of too: it adds up what there is in the chain."""

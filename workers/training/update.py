@@ -23,13 +23,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from workers.models import LanguageModel
 from workers.specs import RunSpec
 from workers.tasks import IGNORE, Batch, Curriculum, Task
 from workers.training.beside import Beside
+from workers.training.context import JSON
 from workers.training.determinism import derive_seed
 from workers.training.optim import StepRates, clip_gradients
 from workers.training.precision import Placement
 from workers.training.projections import Projections
+from workers.training.recompute import Recomputation
 from workers.training.schedule import learning_rate
 from workers.training.window import Window
 
@@ -121,10 +124,14 @@ class RunUpdate:
         tokens = spec.train.batch_size * task.seqlen
         self.operations = 6.0 * tokens * sum(parameter.numel() for parameter in self._parameters)
         on_gpu = placement.device.type == "cuda"
-        if on_gpu and spec.train.accumulate == 1 and self.operations <= LARGE_STEP:
+        recomputes = spec.train.activation_checkpointing != "off"
+        # work beside the chain keeps what it is made of, which is what recomputing is to save
+        if on_gpu and spec.train.accumulate == 1 and self.operations <= LARGE_STEP and not recomputes:
             beside = Beside(placement.device)
         self._beside = beside
         self._projections = Projections(model, placement.device, beside) if on_gpu or beside else None
+        if isinstance(model, LanguageModel):
+            model.through = self._recomputation() if recomputes else None
         self._rates = StepRates(optimizer, placement.device)
         self._progress: list[float] = []
         self._generators: list[torch.Generator] = []
@@ -184,8 +191,19 @@ class RunUpdate:
         return self._task.stage((step - 1) / self._spec.train.steps) if isinstance(self._task, Curriculum) else None
 
     def refusal(self) -> str:
-        """Nothing is known to stand in the way."""
+        """Return why a graph cannot hold the steps: dropout whose random numbers are to be drawn a second time."""
+        if self._spec.train.activation_checkpointing != "off" and self._spec.model.dropout:
+            return "activations that are computed again need dropout's random state, which a graph cannot hold"
         return ""
+
+    def facts(self) -> dict[str, JSON]:
+        """Return what the record keeps about how memory is saved."""
+        return {"activation_checkpointing": self._spec.train.activation_checkpointing}
+
+    def _recomputation(self) -> Recomputation:
+        again = contextlib.nullcontext if self._projections is None else self._projections.again
+        train = self._spec.train
+        return Recomputation(train.activation_checkpointing, random=self._spec.model.dropout > 0, again=again)
 
     def _add_gradients(self, part: Batch, weight: Tensor, *, measure: bool) -> tuple[Tensor, Tensor]:
         """Add a micro-batch's gradients; return the sum of its losses and, where measured, how many are right.

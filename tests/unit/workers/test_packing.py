@@ -62,6 +62,11 @@ def test_dropout_is_refused() -> None:
     assert "model.dropout is 0.1" in refusal(changed("model", "dropout", 0.1))
 
 
+def test_activations_computed_again_are_refused() -> None:
+    assert "activation_checkpointing is 'block'" in refusal(changed("train", "activation_checkpointing", "block"))
+    assert refusal(changed("train", "activation_checkpointing", "off")) == ""
+
+
 @pytest.fixture
 def auto_packs(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if a measurement had said that it pays."""
