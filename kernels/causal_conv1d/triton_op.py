@@ -13,6 +13,7 @@ from torch import Tensor
 from kernels.causal_conv1d.triton_bwd import conv_backward
 from kernels.causal_conv1d.triton_fwd import conv_forward, conv_update
 from kernels.causal_conv1d.triton_wide import conv_forward_wide, input_gradient, weight_gradient, window_gradient
+from kernels.common.aside import aside, used
 from kernels.common.devices import on_device
 from kernels.common.triton_reduce import sum_partials
 
@@ -155,7 +156,8 @@ def _causal_conv1d_backward(
             partial = _narrow(dy, dfinal, x, weight, bias, initial_state, reset, silu, dx, dinitial)
         else:
             partial = _wide(dy, dfinal, x, weight, bias, initial_state, reset, silu, dx, dinitial)
-        sum_partials(partial, dweight.t(), None if bias is None else dbias)
+        with aside(weight, partial):
+            sum_partials(partial, dweight.t(), None if bias is None else dbias)
     return dx, dweight, dbias, dinitial
 
 
@@ -254,6 +256,7 @@ def _wide(
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     x, weight, bias, initial_state, reset, silu = inputs
+    used(weight)
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(x, weight, bias, initial_state, reset)
     ctx.silu = silu

@@ -9,6 +9,7 @@ import torch
 import triton
 from torch import Tensor
 
+from kernels.common.aside import aside, used
 from kernels.common.devices import on_device
 from kernels.common.triton_reduce import sum_partials
 from kernels.rms_norm.triton_kernels import norm_backward, norm_forward
@@ -130,7 +131,8 @@ def _rms_norm_backward(
             HAS_DY=dy is not None, HAS_DSTREAM=dstream is not None, WRITE_DRESIDUAL=separate, STAGES=stages,
             BLOCK_R=tile.block_rows, BLOCK_D=tile.block_d, num_warps=tile.warps,
         )  # fmt: skip
-        sum_partials(partial, dweight.view(members, d))
+        with aside(weight, partial):
+            sum_partials(partial, dweight.view(members, d))
     return dx, dresidual, dweight
 
 
@@ -154,6 +156,7 @@ _rms_norm_backward.register_fake(_gradients)
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
     x, weight, residual, _ = inputs
     _, stream, rstd = output
+    used(weight)
     ctx.set_materialize_grads(False)
     written = _writes_stream(x, residual)
     ctx.mark_non_differentiable(*((rstd,) if written else (rstd, stream)))

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from kernels.selective_scan import selective_scan
 from kernels.selective_state_update import selective_state_update
+from workers.models.decay import decay_rates
 from workers.models.initialization import initial_dt_bias
 from workers.models.mamba import plain_implementation
 from workers.models.registry import Inner, LayerState, register_inner
@@ -103,7 +104,7 @@ class S6(Inner):
 
     def transition(self) -> Tensor:
         """Return A (d_inner, d_state), its real part negative."""
-        real = -torch.exp(self.A_log)
+        real = decay_rates(self.A_log)
         return real if self.A_imag is None else torch.complex(real, self.A_imag)
 
     def step_sizes(self, x: Tensor) -> Tensor:

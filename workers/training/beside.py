@@ -33,6 +33,15 @@ class Beside:
         with torch.cuda.stream(self._stream):
             yield
 
+    def mark(self) -> object:
+        """Return what `wait` takes, for all work that is beside the chain by now."""
+        return self._stream.record_event() if self._forked and self._stream is not None else None
+
+    def wait(self, mark: object) -> None:
+        """Let the chain go on only once the work up to a mark is done; what came beside it since goes on."""
+        if isinstance(mark, torch.cuda.Event):
+            torch.cuda.current_stream(self._device).wait_event(mark)
+
     def join(self) -> None:
         """Let the chain go on only once all work beside it is done."""
         if self._forked and self._stream is not None:

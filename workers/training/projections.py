@@ -5,7 +5,8 @@ A tiny model's step is a chain of kernels of two to five microseconds, so what c
 - A weight's gradient is needed only after the whole backward. While a step is recorded into a graph it is computed on a stream
   beside the chain of layers; elsewhere in line. Both give the same bits.
 - Under bf16 autocast all weights are cast in one kernel a step, beside the embedding, and products give the weights' gradients
-  in fp32 as they are, without a rounding to bf16 and a cast of each.
+  in fp32 as they are, without a rounding to bf16 and a cast of each. The rates at which states decay are computed there, too.
+- Of the norms' and the convolutions' gradients the last sums, which nothing else reads, are made beside the chain.
 - An embedding of few tokens takes its gradient by a product with one-hot rows: PyTorch's deterministic kernel reads all positions
   for each token (49 of a step's 400 microseconds at batch 8 x 256 on an H100, 2026-11-24).
 """
@@ -23,13 +24,57 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from kernels.common.aside import taking
+from workers.models.decay import decay_rates
 from workers.training.beside import Beside
 
 ONE_HOT = 2**24  # numbers of the one-hot rows, 64 MiB: beyond them PyTorch's own gradient of an embedding is used
 
 
+class Renewed:
+    """What each step makes of some parameters alone: all at once, beside the chain, and waited for where it is first read.
+
+    Args:
+        make: makes it of one parameter, where it is wanted for the first time.
+        renew: writes it anew; given all that was made and the parameters.
+    """
+
+    def __init__(
+        self,
+        beside: Beside | None,
+        make: Callable[[Tensor], Tensor],
+        renew: Callable[[list[Tensor], list[Tensor]], None],
+    ) -> None:
+        self._beside, self._make, self._renew = beside, make, renew
+        self._masters: list[Tensor] = []
+        self._made: dict[int, Tensor] = {}
+        self._mark: object = None
+
+    def renew(self) -> None:
+        """Make all of it anew."""
+        if not self._masters:
+            return
+        with contextlib.nullcontext() if self._beside is None else self._beside.fork():
+            self._renew(list(self._made.values()), self._masters)
+        self._mark = None if self._beside is None else self._beside.mark()
+
+    def of(self, parameter: Tensor) -> Tensor:
+        """Return what this step made of a parameter."""
+        if self._mark is not None and self._beside is not None:
+            self._beside.wait(self._mark)
+        self._mark = None
+        if id(parameter) not in self._made:
+            self._masters.append(parameter.detach())
+            self._made[id(parameter)] = self._make(parameter.detach())
+        return self._made[id(parameter)]
+
+    def forget_mark(self) -> None:
+        """Take note that the chain has waited for everything."""
+        self._mark = None
+
+
 class Projections:
-    """Takes over `F.linear` and `F.embedding` of a model's parameters inside `forward()`; all else stays as it is.
+    """Takes over `F.linear`, `F.embedding` and `decay_rates` of a model's parameters inside `forward()`; all else stays.
 
     Args:
         model: its parameters are those taken over.
@@ -46,23 +91,25 @@ class Projections:
         self._counts = True
         self._partial: dict[int, Tensor] = {}
         self._shared: set[int] = set()
-        self._renewing = False
-        self._masters: list[Tensor] = []
-        self._casts: dict[int, Tensor] = {}
+        self._casts = Renewed(beside, lambda one: one.to(torch.get_autocast_dtype(device.type)), torch._foreach_copy_)
+        self.decays = Renewed(beside, decay_rates, _renew_decays)
         self._eyes: dict[int, Tensor] = {}
+        self._by_address: dict[int, Tensor] = {}
 
     @contextlib.contextmanager
     def step(self) -> Iterator[None]:
         """Hold for one step's forward and backward passes; at the end every gradient is there for what follows."""
         self._uses.clear()
         self._partial.clear()
-        if self._masters:
-            with contextlib.nullcontext() if self._beside is None else self._beside.fork():
-                torch._foreach_copy_(list(self._casts.values()), self._masters)
-            self._renewing = True
-        yield
+        self._by_address = {one.data_ptr(): one for one in self.own.values()}
+        self._casts.renew()
+        self.decays.renew()
+        with taking(self):
+            yield
         if self._beside is not None:
             self._beside.join()
+        self._casts.forget_mark()
+        self.decays.forget_mark()
 
     def forward(self) -> contextlib.AbstractContextManager[object]:
         """Hold for a forward pass."""
@@ -90,13 +137,7 @@ class Projections:
         """Return a parameter as autocast's products take it, a copy that is renewed at each step; itself without autocast."""
         if not torch.is_autocast_enabled(self.device.type):
             return parameter.detach()
-        if self._renewing and self._beside is not None:
-            self._beside.join()
-        self._renewing = False
-        if id(parameter) not in self._casts:
-            self._masters.append(parameter.detach())
-            self._casts[id(parameter)] = parameter.detach().to(torch.get_autocast_dtype(self.device.type))
-        return self._casts[id(parameter)]
+        return self._casts.of(parameter)
 
     def one_hot(self, tokens: Tensor, vocab_size: int) -> Tensor:
         """Return fp32 rows (*tokens, vocab_size)."""
@@ -104,9 +145,20 @@ class Projections:
             self._eyes[vocab_size] = torch.eye(vocab_size, device=tokens.device)
         return F.embedding(tokens, self._eyes[vocab_size])
 
-    def aside(self, weight: Tensor, *made_of: Tensor) -> contextlib.AbstractContextManager[object]:
-        """Compute a weight's only gradient beside the chain where that is possible; what it is made of is kept."""
-        return self._off_chain(self._uses[id(weight)] == 1, *made_of)
+    def used(self, parameter: Tensor) -> None:
+        """Take note of a use by an op that makes its parameters' gradients itself; see `kernels.common.aside`."""
+        if (own := self._owned(parameter)) is not None:
+            self.use(own)
+
+    def aside(self, parameter: Tensor, *made_of: Tensor) -> contextlib.AbstractContextManager[object]:
+        """Compute a parameter's only gradient beside the chain where that is possible; what it is made of is kept."""
+        own = self._owned(parameter)
+        return self._off_chain(own is not None and self._uses[id(own)] == 1, *made_of)
+
+    def _owned(self, parameter: Tensor) -> Tensor | None:
+        """Return the parameter that a tensor is all of, in whatever view; None for what was computed."""
+        own = self._by_address.get(parameter.data_ptr())
+        return own if own is not None and own.numel() == parameter.numel() else None
 
     def adding(self, weight: Tensor, *made_of: Tensor) -> contextlib.AbstractContextManager[object]:
         """As `aside`, for one of several gradients of a weight, which goes to `settle`."""
@@ -153,6 +205,8 @@ class _TakenOver(TorchFunctionMode):
             else:
                 projections.use(args[1])
                 return _Embedding.apply(args[0], args[1], projections)  # type: ignore[no-untyped-call]
+        if func is decay_rates and id(args[0]) in projections.own:
+            return Decay.apply(args[0], projections)  # type: ignore[no-untyped-call]
         return func(*args, **kwargs)
 
 
@@ -207,3 +261,30 @@ class _Embedding(torch.autograd.Function):
             # a product a sequence, then their sum: one product over all positions would be slow, and no more exact
             dweight = ctx.projections.settle(ctx.weight, torch.bmm(rows.transpose(1, 2), dy).sum(0))
         return None, dweight, None
+
+
+class Decay(torch.autograd.Function):
+    """`decay_rates` of a parameter, from what the step has made beside the chain; its gradient is made there, too."""
+
+    @staticmethod
+    def forward(ctx: Any, log: Tensor, projections: Projections) -> Tensor:
+        projections.use(log)
+        rates = projections.decays.of(log).detach()  # another tensor: the one that is renewed belongs to no graph
+        ctx.save_for_backward(rates)
+        ctx.log, ctx.projections = log, projections
+        return rates
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, drates: Tensor) -> tuple[Tensor | None, ...]:
+        (rates,) = ctx.saved_tensors
+        with ctx.projections.adding(ctx.log, drates, rates):
+            # the derivative of -exp is itself; laid out as the parameter, or autograd would copy it in the chain
+            dlog = ctx.projections.settle(ctx.log, torch.mul(drates, rates, out=torch.empty_like(rates)))
+        return dlog, None
+
+
+def _renew_decays(rates: list[Tensor], logs: list[Tensor]) -> None:
+    torch._foreach_copy_(rates, logs)
+    torch._foreach_exp_(rates)
+    torch._foreach_neg_(rates)

@@ -8,8 +8,7 @@ layout as it is.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,8 +19,9 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from kernels.common.members import first
+from workers.models.decay import decay_rates
 from workers.training.beside import Beside
-from workers.training.projections import ONE_HOT, Projections
+from workers.training.projections import ONE_HOT, Decay, Projections
 from workers.training.stacked import Stack
 
 
@@ -32,23 +32,12 @@ class StackedProjections(Projections):
         super().__init__(stack.storages, device, beside)
         self._stack = stack
         self._names = {id(storage): name for name, storage in zip(stack.names, stack.storages, strict=True)}
-        self._cast_rows: Tensor | None = None
-
-    @contextlib.contextmanager
-    def step(self) -> Iterator[None]:
-        """Hold for one step's forward and backward passes; at the end every gradient is there for what follows."""
-        if self._cast_rows is not None:
-            self._cast_rows.copy_(self._stack.rows)
-        with super().step():
-            yield
 
     def cast(self, parameter: Tensor) -> Tensor:
         """Return a stacked parameter as autocast's products take it; itself without autocast."""
         if not torch.is_autocast_enabled(self.device.type):
             return parameter.detach()
-        if self._cast_rows is None:
-            self._cast_rows = self._stack.rows.to(torch.get_autocast_dtype(self.device.type))
-        return self._stack.view(self._names[id(parameter)], self._cast_rows)
+        return self._stack.view(self._names[id(parameter)], self._casts.of(self._stack.rows))
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +49,7 @@ class _Stacked:
 
 
 class TakenOver(TorchFunctionMode):
-    """Takes over `F.linear` and `F.embedding` inside the function that `torch.vmap` maps over the models.
+    """Takes over `F.linear`, `F.embedding` and `decay_rates` inside the function that `torch.vmap` maps over the models.
 
     Args:
         projections: of the stacked parameters.
@@ -79,6 +68,8 @@ class TakenOver(TorchFunctionMode):
             return _linear(self._stacked, *args, **kwargs)
         if func is F.embedding and args[0].numel() * args[1].shape[0] <= ONE_HOT:
             return _Embedding.apply(args[0], args[1], self._stacked.projections)  # type: ignore[no-untyped-call]
+        if func is decay_rates:
+            return _Decay.apply(args[0], self._stacked.projections)  # type: ignore[no-untyped-call]
         return func(*args, **kwargs)
 
 
@@ -214,3 +205,21 @@ class _LookUp(torch.autograd.Function):
             each = torch.matmul(rows.to(dy.dtype).transpose(-1, -2), dy)
             dweight = each.flatten(1, -3).sum(1)
         return None, dweight, None
+
+
+class _Decay(torch.autograd.Function):
+    """As `_Linear`, of logarithms."""
+
+    @staticmethod
+    def forward(log: Tensor, projections: Projections) -> Tensor:
+        raise NotImplementedError("stacked projections are for use inside vmap over the weights")
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        """Nothing is kept: see `forward`."""
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], log: Tensor, projections: Projections) -> tuple[Tensor, int]:  # noqa: ARG004
+        """Compute all members' rates at once."""
+        _check_own(projections, log)
+        return Decay.apply(log, projections), 0  # type: ignore[no-untyped-call]

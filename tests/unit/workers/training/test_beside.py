@@ -58,6 +58,13 @@ class Simulated(Beside):
         finally:
             self.now = MAIN
 
+    def mark(self) -> object:
+        return list(self.clocks[BESIDE])
+
+    def wait(self, mark: object) -> None:
+        assert isinstance(mark, list)
+        self.clocks[MAIN] = [max(pair) for pair in zip(self.clocks[MAIN], mark, strict=True)]
+
     def join(self) -> None:
         self.before_join()
         self._kept.clear()

@@ -5,14 +5,19 @@ On a CPU the streams beside the chain do not exist; tests/parity/test_captured_s
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from kernels.common.aside import aside, used
 from workers.models import build_model
+from workers.models.s6 import S6
 from workers.specs import ModelSpec
 from workers.training import projections as module
+from workers.training.beside import Beside
 from workers.training.projections import Projections
 
 CPU = torch.device("cpu")
@@ -106,3 +111,52 @@ def test_a_large_vocabulary_has_no_one_hot_rows(monkeypatch: pytest.MonkeyPatch)
     with projections.step(), projections.forward():
         embedded = model(tokens)
     assert type(embedded.grad_fn).__name__ == "EmbeddingBackward0"
+
+
+class Noted(Beside):
+    """Counts what is done beside the chain."""
+
+    def __init__(self) -> None:
+        super().__init__(CPU)
+        self.forks = 0
+
+    def fork(self, *made_of: Tensor) -> contextlib.AbstractContextManager[None]:
+        self.forks += 1
+        return super().fork(*made_of)
+
+
+def forks(projections: Projections, parameter: Tensor, *, uses: int) -> int:
+    beside = projections._beside
+    assert isinstance(beside, Noted)
+    before = beside.forks
+    with projections.step():
+        for _ in range(uses):
+            used(parameter)
+        with aside(parameter, torch.ones(1)):
+            pass
+    return beside.forks - before
+
+
+def test_what_a_kernel_sums_for_a_parameter_is_beside_where_nothing_else_makes_its_gradient() -> None:
+    layer = nn.Linear(4, 3)
+    projections = Projections(layer, CPU, Noted())
+    assert forks(projections, layer.weight.detach().flatten(), uses=1) == 1
+    assert forks(projections, layer.weight, uses=2) == 0
+    assert forks(projections, layer.weight[:2], uses=1) == 0  # autograd fills the rest with zeros, in the chain
+    assert forks(projections, layer.weight * 1, uses=1) == 0
+
+
+def test_decay_rates_are_those_of_their_step() -> None:
+    layer = S6(ModelSpec(d_model=4, d_state=2))
+    projections = Projections(layer, CPU, Noted())
+    for value in (0.0, 1.0, 2.0):
+        with torch.no_grad():
+            layer.A_log.fill_(value)
+        layer.A_log.grad = None
+        with projections.step():
+            with projections.forward():
+                rates = layer.transition()
+            rates.sum().backward()  # type: ignore[no-untyped-call]
+        assert "Decay" in type(rates.grad_fn).__name__
+        assert torch.equal(rates, -torch.exp(layer.A_log))
+        assert torch.equal(layer.A_log.grad, rates)
