@@ -26,9 +26,15 @@ def official(problem: Problem) -> Problem | None:
 
 def difference(problem: Problem, theirs: Problem, implementation: str) -> float:
     """How far apart the first outputs are, relative to the size of ours; NaN if either holds one."""
+    own, other = (next(iter(_as_in_training(one).call(implementation).values())) for one in (problem, theirs))
     with torch.no_grad():
-        own, other = (next(iter(one.call(implementation).values())).float() for one in (problem, theirs))
-        return float((other - own).norm() / own.norm())
+        return float((other.float() - own.float()).norm() / own.float().norm())
+
+
+def _as_in_training(problem: Problem) -> Problem:
+    """The problem with gradients wanted where it has any: what is compared is then what is timed."""
+    leaves = {name: problem.tensors[name].detach().requires_grad_() for name in problem.differentiable}
+    return replace(problem, tensors=problem.tensors | leaves)
 
 
 def _load(module: str, name: str) -> Callable[..., Any] | None:
