@@ -32,6 +32,8 @@ def refusal(spec: Mapping[str, Any]) -> str:
     dropout = spec.get("model", {}).get("dropout", 0.0)
     if dropout:
         return f"model.dropout is {dropout}: dropout draws from one random stream, which members cannot share"
+    if spec.get("train", {}).get("fused_loss", "auto") == "on":
+        return "train.fused_loss is 'on': members hold the logits of all their positions"
     recomputing = spec.get("train", {}).get("activation_checkpointing", "off")
     if recomputing != "off":
         return f"train.activation_checkpointing is {recomputing!r}: members' activations are not computed again"

@@ -80,6 +80,9 @@ class TrainSpec(Spec):
         "off",
         description="compute activations again in the backward pass, to save memory; selective keeps matrix products' results",
     )
+    fused_loss: Literal["auto", "on", "off"] = Field(
+        "auto", description="the loss without the logits of all positions at once; auto: for large vocabularies"
+    )
     log_every: int = Field(10, ge=1)
     eval_every: int = Field(0, ge=0, description="0: only at the end")
     eval_batches: int = Field(16, ge=1)

@@ -11,6 +11,7 @@ from workers.specs import TrainSpec
 from workers.tasks import EvalTotals, Task
 from workers.training.context import never_stop
 from workers.training.determinism import EVALUATION_SEED
+from workers.training.fused_loss import choose, logits_in_pieces
 from workers.training.precision import Placement
 
 
@@ -39,8 +40,11 @@ def evaluate(
                     return None
                 for part in batch.cut(parts):
                     with placement.autocast():
-                        logits = model(part.inputs)
-                    totals.add(logits.float(), part.targets)
+                        if choose(train, model, placement, captured=True).fused:
+                            logits = logits_in_pieces(model, part.inputs)
+                            totals.add_pieces((one.float(), part.targets[:, piece]) for piece, one in logits)
+                        else:
+                            totals.add(model(part.inputs).float(), part.targets)
     finally:
         model.train(was_training)
     return task.metrics(totals)

@@ -21,7 +21,6 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from workers.models import LanguageModel
 from workers.specs import RunSpec
@@ -29,6 +28,8 @@ from workers.tasks import IGNORE, Batch, Curriculum, Task
 from workers.training.beside import Beside
 from workers.training.context import JSON
 from workers.training.determinism import derive_seed
+from workers.training.fused_loss import Loss, choose
+from workers.training.objective import Objective
 from workers.training.optim import StepRates, clip_gradients
 from workers.training.precision import Placement
 from workers.training.projections import Projections
@@ -118,7 +119,7 @@ class RunUpdate:
         placement: Placement,
         beside: Beside | None = None,
     ) -> None:
-        self._spec, self._task, self._model = spec, task, model
+        self._spec, self._task = spec, task
         self._optimizer, self._placement = optimizer, placement
         self._parameters = list(model.parameters())
         tokens = spec.train.batch_size * task.seqlen
@@ -132,6 +133,9 @@ class RunUpdate:
         self._projections = Projections(model, placement.device, beside) if on_gpu or beside else None
         if isinstance(model, LanguageModel):
             model.through = self._recomputation() if recomputes else None
+        captured = on_gpu and spec.train.capture != "off" and not self.refusal()
+        self._loss = choose(spec.train, model, placement, captured=captured)
+        self._objective = Objective(model, self._loss, self._projections)
         self._rates = StepRates(optimizer, placement.device)
         self._progress: list[float] = []
         self._generators: list[torch.Generator] = []
@@ -198,7 +202,11 @@ class RunUpdate:
 
     def facts(self) -> dict[str, JSON]:
         """Return what the record keeps about how memory is saved."""
-        return {"activation_checkpointing": self._spec.train.activation_checkpointing}
+        return {
+            "activation_checkpointing": self._spec.train.activation_checkpointing,
+            "loss": self._loss.name,
+            "loss_why": self._loss.why,
+        }
 
     def _recomputation(self) -> Recomputation:
         again = contextlib.nullcontext if self._projections is None else self._projections.again
@@ -211,18 +219,13 @@ class RunUpdate:
         Each of its supervised positions weighs as much as those of the whole step do, so that all count alike wherever
         the cuts are. All that the pass held is free on return.
         """
-        targets = part.targets.flatten()
         with (
             self._placement.autocast(),
             contextlib.nullcontext() if self._projections is None else self._projections.forward(),
         ):
-            logits = self._model(part.inputs).flatten(0, 1)
-        # the mean's own kernel goes through the positions in one block
-        total = F.cross_entropy(logits.float(), targets, ignore_index=IGNORE, reduction="none").sum()
-        torch.autograd.backward(total, weight)
-        total = total.detach()
-        # IGNORE is no token: such positions are never right
-        return total, (logits.detach().argmax(-1) == targets).sum() if measure else total
+            loss: Loss = self._objective(part.inputs, part.targets, weight, measure=measure)
+        torch.autograd.backward(loss.root, loss.gradient)
+        return loss.total, loss.hits
 
 
 class _Drawn(NamedTuple):

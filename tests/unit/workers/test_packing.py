@@ -67,6 +67,11 @@ def test_activations_computed_again_are_refused() -> None:
     assert refusal(changed("train", "activation_checkpointing", "off")) == ""
 
 
+def test_a_fused_loss_is_refused_where_it_was_asked_for() -> None:
+    assert "fused_loss is 'on'" in refusal(changed("train", "fused_loss", "on"))
+    assert refusal(changed("train", "fused_loss", "auto")) == ""
+
+
 @pytest.fixture
 def auto_packs(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if a measurement had said that it pays."""
