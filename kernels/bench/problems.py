@@ -37,13 +37,11 @@ class Problem:
         """Names of the arguments whose gradients are wanted."""
         if self.mutated:
             return ()
-        return tuple(name for name, tensor in self.tensors.items() if tensor.is_floating_point())
+        return tuple(name for name, tensor in self.tensors.items() if tensor.is_floating_point() or tensor.is_complex())
 
     def to_double(self) -> "Problem":
         """The same problem in float64, from the already rounded values."""
-        doubled = {
-            name: tensor.double() if tensor.is_floating_point() else tensor for name, tensor in self.tensors.items()
-        }
+        doubled = {name: in_double(tensor) for name, tensor in self.tensors.items()}
         return replace(self, tensors=doubled, dtype=torch.float64)
 
     def strided(self) -> "Problem":
@@ -90,6 +88,32 @@ def selective_scan_problem(
     return Problem(
         "selective_scan", _label(sizes), dtype, tensors, selective_scan, ("y", "final_state"), {"dt_softplus": True}, plain="chunked"
     )  # fmt: skip
+
+
+def complex_scan_problem(
+    sizes: Sizes,
+    dtype: torch.dtype,
+    device: str,
+    *,
+    seed: int = 0,
+    ngroups: int = 0,
+    initial_state: bool = False,
+    reset: bool = False,
+) -> Problem:
+    """The selective scan with A, B and C complex: A is -1/2 + n i as in S4D-Lin, times up to 1; B and C are complex64."""
+    given = selective_scan_problem(
+        sizes, dtype, device, seed=seed, ngroups=ngroups, initial_state=initial_state, reset=reset
+    )
+    draw = _Draw(dtype, device, seed + 1)
+    tensors = given.tensors
+    rate = 0.5 + 0.5 * draw.uniform(*tensors["A"].shape)
+    turning = torch.arange(sizes["d_state"], device=device) * draw.uniform(sizes["d_inner"], 1)
+    tensors["A"] = torch.complex(-rate, turning)
+    for name in ("B", "C", "initial_state"):
+        if name in tensors:
+            real = tensors[name].float()
+            tensors[name] = torch.complex(real, draw.full_normal(*real.shape))
+    return replace(given, label=f"{given.label} complex")
 
 
 def causal_conv1d_problem(
@@ -153,6 +177,13 @@ def causal_conv1d_update_problem(sizes: Sizes, dtype: torch.dtype, device: str, 
     return Problem(op, _label(sizes), dtype, tensors, causal_conv1d_update, ("y",), options, mutated=("state",))
 
 
+def in_double(tensor: Tensor) -> Tensor:
+    """The same values in float64 or its complex; a mask as it is."""
+    if tensor.is_complex():
+        return tensor.to(torch.complex128)
+    return tensor.double() if tensor.is_floating_point() else tensor
+
+
 def _copied(tensor: Tensor) -> Tensor:
     """A copy that keeps the strides, in a buffer of its own."""
     buffer = torch.zeros(1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True)),
@@ -161,7 +192,7 @@ def _copied(tensor: Tensor) -> Tensor:
 
 
 def _strided(tensor: Tensor) -> Tensor:
-    poison = float("nan") if tensor.is_floating_point() else True
+    poison = True if tensor.dtype == torch.bool else float("nan")
     buffer = torch.full([2 * size + 1 for size in tensor.shape], poison, dtype=tensor.dtype, device=tensor.device)
     view = buffer[tuple(slice(1, None, 2) for _ in tensor.shape)]
     return view.copy_(tensor)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kernels.bench.problems import Problem
+from kernels.bench.problems import Problem, in_double
 
 SUM_FLOOR = 1e-6
 FACTOR = 2.0
@@ -92,7 +92,9 @@ def draw_cotangents(problem: Problem) -> dict[str, Tensor]:
     with torch.no_grad():
         outputs = problem.call(problem.plain)
     return {
-        name: torch.randn(value.shape, generator=generator, device=value.device).to(value.dtype)
+        name: torch.randn(
+            value.shape, generator=generator, device=value.device, dtype=torch.complex64 if value.is_complex() else None
+        ).to(value.dtype)
         for name, value in outputs.items()
     }
 
@@ -101,8 +103,9 @@ def relative_error(value: Tensor, reference: Tensor) -> float:
     """|value - reference| / |reference|; the absolute error where the reference is zero; infinite where shapes differ."""
     if value.shape != reference.shape:
         return float("inf")
-    difference = torch.linalg.vector_norm(value.double() - reference.double())
-    size = torch.linalg.vector_norm(reference.double())
+    value, reference = in_double(value), in_double(reference)
+    difference = torch.linalg.vector_norm(value - reference)
+    size = torch.linalg.vector_norm(reference)
     return float(difference / size) if size > 0 else float(difference)
 
 
@@ -133,7 +136,7 @@ def poisoned_buffers() -> Iterator[None]:
 def _filled(allocate: Callable[..., Tensor]) -> Callable[..., Tensor]:
     def poisoned(*args: Any, **kwargs: Any) -> Tensor:
         buffer = allocate(*args, **kwargs)
-        return buffer.fill_(float("nan")) if buffer.is_floating_point() else buffer
+        return buffer.fill_(float("nan")) if buffer.is_floating_point() or buffer.is_complex() else buffer
 
     return poisoned
 

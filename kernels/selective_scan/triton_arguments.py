@@ -8,7 +8,10 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class Arguments:
-    """Checked tensors of one forward scan; A, D, dt_bias, initial_state and constant B, C are fp32 and contiguous."""
+    """Checked tensors of one forward scan; A, D, dt_bias, initial_state and constant B, C are fp32 and contiguous.
+
+    With complex A all of A, B, C and initial_state are complex64.
+    """
 
     x: Tensor
     dt: Tensor

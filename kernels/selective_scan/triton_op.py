@@ -4,13 +4,18 @@ Two opaque operators, forward and backward, so that `torch.compile` neither brea
 dtypes are settled before them, by ordinary operations that autograd differentiates.
 """
 
+from dataclasses import fields
 from math import lcm
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from kernels.selective_scan.triton_complex_launch import complex_forward, padded_states
 from kernels.selective_scan.triton_launch import CHECKPOINT_STEPS, Arguments, scan_forward
+
+if TYPE_CHECKING:
+    from kernels.selective_scan.triton_bwd_launch import Gradients
 
 MAX_STATES = 256
 
@@ -32,10 +37,8 @@ def refusal(
     del dt_softplus, reset
     named = (("x", x), ("dt", dt), ("A", A), ("B", B), ("C", C), ("D", D), ("z", z), ("dt_bias", dt_bias))
     for name, tensor in (*named, ("initial_state", initial_state)):
-        if tensor is not None and tensor.is_complex():
-            return f"{name} is complex"
-        if tensor is not None and tensor.dtype == torch.float64:
-            return f"{name} is float64"
+        if tensor is not None and tensor.dtype in (torch.float64, torch.complex128):
+            return f"{name} is {str(tensor.dtype).removeprefix('torch.')}"
     if A.shape[1] > MAX_STATES:
         return f"d_state {A.shape[1]} is above {MAX_STATES}"
     return ""
@@ -55,22 +58,24 @@ def selective_scan_triton(
     reset: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return y and the final state; see `selective_scan`. Arguments are taken as checked and not refused."""
-    B, C = same_groups(_state_input(B), _state_input(C))
+    state = torch.complex64 if A.is_complex() else torch.float32
+    B, C = same_groups(_state_input(B, state), _state_input(C, state))
     dt = dt.float() if dt.dim() == 1 else dt
-    D, dt_bias, initial_state = (
-        None if values is None else values.float().contiguous() for values in (D, dt_bias, initial_state)
-    )
+    D, dt_bias = (None if values is None else values.float().contiguous() for values in (D, dt_bias))
+    initial_state = None if initial_state is None else initial_state.to(state).contiguous()
     tensors = (x, dt, A, B, C, D, z, dt_bias, initial_state)
     save = torch.is_grad_enabled() and any(values is not None and values.requires_grad for values in tensors)
     y, final_state, _ = selective_scan_forward(
-        x, dt, A.float().contiguous(), B, C, D, z, dt_bias, dt_softplus, initial_state, reset, save
+        x, dt, A.to(state).contiguous(), B, C, D, z, dt_bias, dt_softplus, initial_state, reset, save
     )
     return y, final_state
 
 
-def _state_input(values: Tensor) -> Tensor:
-    """B or C as the kernel reads it: a constant one in fp32, a selective one as it is."""
-    return values.float().contiguous() if values.dim() == 2 else values
+def _state_input(values: Tensor, state: torch.dtype) -> Tensor:
+    """B or C as the kernel reads it: in the state's dtype if that is complex or it is constant, else as it is."""
+    if values.dim() == 2:
+        return values.to(state).contiguous()
+    return values.to(state) if state.is_complex else values
 
 
 def same_groups(B: Tensor, C: Tensor) -> tuple[Tensor, Tensor]:
@@ -115,7 +120,8 @@ def selective_scan_forward(
         initial_state=initial_state,
         reset=None if reset is None else reset.contiguous(),
     )
-    y, final_state, checkpoints = scan_forward(arguments, save=save)
+    scan = complex_forward if A.is_complex() else scan_forward
+    y, final_state, checkpoints = scan(arguments, save=save)
     return y, final_state, x.new_empty(0, dtype=torch.float32) if checkpoints is None else checkpoints
 
 
@@ -136,10 +142,13 @@ def _(
 ) -> tuple[Tensor, Tensor, Tensor]:
     batch, seqlen, d_inner = x.shape
     chunks = (seqlen + CHECKPOINT_STEPS - 1) // CHECKPOINT_STEPS
+    kept: tuple[int, ...] = (batch, chunks, A.shape[1], d_inner)
+    if A.is_complex():
+        kept = (batch, chunks, d_inner, padded_states(A.shape[1]), 2)
     return (
         x.new_empty(batch, seqlen, d_inner),
-        x.new_empty(batch, d_inner, A.shape[1], dtype=torch.float32),
-        x.new_empty((batch, chunks, A.shape[1], d_inner) if save else (0,), dtype=torch.float32),
+        x.new_empty(batch, d_inner, A.shape[1], dtype=A.dtype),
+        x.new_empty(kept if save else (0,), dtype=torch.float32),
     )
 
 
@@ -161,27 +170,34 @@ def selective_scan_backward(
     checkpoints: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return the gradients of the nine floating arguments, shaped and typed as they are; empty for an absent one."""
-    from kernels.selective_scan.triton_bwd_launch import scan_backward
-
-    gradients = scan_backward(
-        _unit_stride(dy),
-        dfinal_state,
-        _unit_stride(x),
-        _unit_stride(dt),
-        A,
-        B,
-        C,
-        D,
-        None if z is None else _unit_stride(z),
-        dt_bias,
-        dt_softplus,
-        initial_state,
-        None if reset is None else reset.contiguous(),
-        checkpoints,
+    arguments = Arguments(
+        x=_unit_stride(x),
+        dt=_unit_stride(dt),
+        A=A,
+        B=B,
+        C=C,
+        D=D,
+        z=None if z is None else _unit_stride(z),
+        dt_bias=dt_bias,
+        dt_softplus=dt_softplus,
+        initial_state=initial_state,
+        reset=None if reset is None else reset.contiguous(),
     )
+    gradients = _gradients(arguments, _unit_stride(dy), dfinal_state, checkpoints)
     inputs = (x, dt, A, B, C, D, z, dt_bias, initial_state)
     first, *rest = (_finished(gradient, values, x) for gradient, values in zip(gradients, inputs, strict=True))
     return first, rest[0], rest[1], rest[2], rest[3], rest[4], rest[5], rest[6], rest[7]
+
+
+def _gradients(given: Arguments, dy: Tensor, dfinal_state: Tensor | None, checkpoints: Tensor) -> "Gradients":
+    if given.A.is_complex():
+        from kernels.selective_scan.triton_complex_bwd_launch import complex_backward
+
+        return complex_backward(given, dy, dfinal_state, checkpoints)
+    from kernels.selective_scan.triton_bwd_launch import scan_backward
+
+    named = {field.name: getattr(given, field.name) for field in fields(given)}
+    return scan_backward(dy, dfinal_state, **named, checkpoints=checkpoints)
 
 
 def _finished(gradient: Tensor | None, values: Tensor | None, x: Tensor) -> Tensor:

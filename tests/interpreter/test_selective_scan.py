@@ -345,7 +345,7 @@ def test_refuses_what_it_cannot_compute() -> None:
     main = (given.dt, given.A, given.B, given.C)
     assert refusal(given.x, *main) == ""
     assert "float64" in refusal(given.x.double(), *main)
-    assert "complex" in refusal(given.x, given.dt, given.A.to(torch.complex64), given.B, given.C)
+    assert "complex128" in refusal(given.x, given.dt, given.A.to(torch.complex128), given.B, given.C)
     assert "d_state" in refusal(given.x, given.dt, torch.zeros(5, 257), given.B, given.C)
 
 

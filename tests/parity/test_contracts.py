@@ -15,6 +15,7 @@ from kernels.bench.problems import (
     Problem,
     causal_conv1d_problem,
     causal_conv1d_update_problem,
+    complex_scan_problem,
     rms_norm_problem,
     selective_scan_problem,
     selective_state_update_problem,
@@ -36,6 +37,7 @@ PROBLEMS: dict[str, Make] = {
     "scan": lambda dtype: selective_scan_problem(SCAN, dtype, "cuda", initial_state=True),
     "scan-reset": lambda dtype: selective_scan_problem(SCAN, dtype, "cuda", initial_state=True, reset=True),
     "scan-split": lambda dtype: selective_scan_problem(SPLIT, dtype, "cuda"),
+    "scan-complex": lambda dtype: complex_scan_problem(SCAN, dtype, "cuda", initial_state=True, reset=True),
     "conv": lambda dtype: causal_conv1d_problem({**CONV, "width": 4}, dtype, "cuda", initial_state=True, reset=True),
     "conv-wide": lambda dtype: causal_conv1d_problem(
         {**CONV, "width": 9}, dtype, "cuda", initial_state=True, reset=True
