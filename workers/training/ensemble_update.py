@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import operator
 from collections.abc import Callable, Hashable, Sequence
@@ -15,13 +16,14 @@ from torch.nn import functional as F
 
 from workers.models import LanguageModel
 from workers.specs import RunSpec, TrainSpec
-from workers.tasks import IGNORE, Batch, Curriculum, EvalTotals, Task
+from workers.tasks import IGNORE, Curriculum, EvalTotals, Task
 from workers.training.beside import Beside
 from workers.training.determinism import EVALUATION_SEED, derive_seed
 from workers.training.optim import StepRates
 from workers.training.precision import Placement
 from workers.training.schedule import learning_rate
 from workers.training.stacked import Stack
+from workers.training.stacked_draws import draw_together, draws_together
 from workers.training.stacked_moments import Moments, gather_moments
 from workers.training.stacked_projections import StackedProjections, TakenOver
 from workers.training.update import LARGE_STEP
@@ -67,6 +69,7 @@ class EnsembleUpdate:
         self._clips = min(limits) < math.inf
         self._limit = torch.tensor(limits, device=placement.device, dtype=self._stack.rows.dtype)
         self._progress: list[list[float]] = []
+        self._draws_together = draws_together(members[0].task, placement.device)
 
     def reserve(self, slots: int) -> None:
         """Make so many slots."""
@@ -91,13 +94,7 @@ class EnsembleUpdate:
 
     def draw(self, slot: int) -> _Drawn:
         """Return the members' whole batches, each as its run alone draws it: (members, batch, seqlen)."""
-        batches = [
-            self._draw(member, generator, progress)
-            for member, generator, progress in zip(
-                self._members, self._of_slot(slot), self._progress[slot], strict=True
-            )
-        ]
-        inputs, targets = (torch.stack([one[half] for one in batches]) for half in (0, 1))
+        inputs, targets = self._draw(self._of_slot(slot), self._progress[slot])
         supervised = (targets != IGNORE).flatten(1).sum(1)
         weight = supervised.float().reciprocal()
         return _Drawn(inputs, targets, supervised, weight)
@@ -112,13 +109,18 @@ class EnsembleUpdate:
                 for inputs, targets in zip(batch.inputs.chunk(parts, 1), batch.targets.chunk(parts, 1), strict=True)
             ]
         gradients = self._stack.gradients()
-        norm = self._clip(gradients)
+        norm = self._clip(gradients) if self._clips else None
+        # nothing of the outcome moves a parameter, so the optimizers need not wait for it
+        with contextlib.nullcontext() if self._beside is None else self._beside.fork(gradients):
+            loss = reduce(operator.add, (total for total, _ in sums)) / batch.supervised
+            norm = _norms(gradients) if norm is None else norm
+            accuracy = reduce(operator.add, (hits for _, hits in sums)) / batch.supervised if measure else norm
+            outcome = torch.stack((loss, norm, accuracy))
         for cohort in self._cohorts:
             cohort.update(gradients, slot)
-        loss = reduce(operator.add, (total for total, _ in sums)) / batch.supervised
-        if not measure:
-            return torch.stack((loss, norm, norm))
-        return torch.stack((loss, norm, reduce(operator.add, (hits for _, hits in sums)) / batch.supervised))
+        if self._beside is not None:
+            self._beside.join()
+        return outcome
 
     def evaluate(self, should_stop: Callable[[], bool]) -> list[dict[str, float]] | None:
         """Return each member's metrics on the held-out stream, which is the same for all; None where a stop came between.
@@ -155,11 +157,17 @@ class EnsembleUpdate:
         members = len(self._members)
         return self._generators[slot * members : (slot + 1) * members]
 
-    def _draw(self, member: Member, generator: torch.Generator, progress: float) -> Batch:
-        size, device = self._train.batch_size, self._placement.device
-        if isinstance(member.task, Curriculum):
-            return member.task.sample_at(generator, size, device, progress)
-        return member.task.sample(generator, size, device)
+    def _draw(self, generators: Sequence[torch.Generator], progress: Sequence[float]) -> tuple[Tensor, Tensor]:
+        """Return inputs and targets, (members, batch, seqlen): at once as long as the members are at one stage."""
+        size, device, task = self._train.batch_size, self._placement.device, self._members[0].task
+        alike = self._draws_together and (
+            not isinstance(task, Curriculum) or len({task.stage(share) for share in progress}) == 1
+        )
+        cuts = [slice(None)] if alike else [slice(place, place + 1) for place in range(len(progress))]
+        batches = [draw_together(task, generators[cut], size, device, progress[cut]) for cut in cuts]
+        inputs, targets = (torch.cat(halves) if len(halves) > 1 else halves[0] for halves in zip(*batches, strict=True))
+        shape = (*self.members, size, -1)
+        return inputs.view(shape), targets.view(shape)
 
     def _add_gradients(
         self, inputs: Tensor, targets: Tensor, weight: Tensor, *, measure: bool
@@ -175,9 +183,8 @@ class EnsembleUpdate:
 
     def _clip(self, gradients: Tensor) -> Tensor:
         """Clip each member's row of gradients by its own norm, as `clip_gradients` does; return the norms before."""
-        norms: Tensor = torch.linalg.vector_norm(gradients, dim=1)
-        if self._clips:
-            gradients.mul_((self._limit / (norms + 1e-6)).clamp(max=1.0)[:, None])
+        norms = _norms(gradients)
+        gradients.mul_((self._limit / (norms + 1e-6)).clamp(max=1.0)[:, None])
         return norms
 
 
@@ -210,6 +217,11 @@ class _Cohort:
             parameter.grad = gradients[row, columns]
         self.rates.bind(slot)
         self.optimizer.step()
+
+
+def _norms(gradients: Tensor) -> Tensor:
+    norms: Tensor = torch.linalg.vector_norm(gradients, dim=1)
+    return norms
 
 
 def _groups(member: Member) -> list[list[str]]:

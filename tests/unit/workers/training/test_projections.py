@@ -6,6 +6,7 @@ On a CPU the streams beside the chain do not exist; tests/parity/test_captured_s
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -120,9 +121,11 @@ class Noted(Beside):
         super().__init__(CPU)
         self.forks = 0
 
-    def fork(self, *made_of: Tensor) -> contextlib.AbstractContextManager[None]:
+    @contextlib.contextmanager
+    def fork(self, *made_of: Tensor) -> Iterator[None]:
         self.forks += 1
-        return super().fork(*made_of)
+        with super().fork(*made_of):
+            yield
 
 
 def forks(projections: Projections, parameter: Tensor, *, uses: int) -> int:
@@ -159,4 +162,5 @@ def test_decay_rates_are_those_of_their_step() -> None:
             rates.sum().backward()  # type: ignore[no-untyped-call]
         assert "Decay" in type(rates.grad_fn).__name__
         assert torch.equal(rates, -torch.exp(layer.A_log))
+        assert layer.A_log.grad is not None
         assert torch.equal(layer.A_log.grad, rates)
