@@ -155,7 +155,7 @@ def test_decay_rates_are_those_of_their_step() -> None:
     for value in (0.0, 1.0, 2.0):
         with torch.no_grad():
             layer.A_log.fill_(value)
-        layer.A_log.grad = None
+        layer.zero_grad(set_to_none=True)
         with projections.step():
             with projections.forward():
                 rates = layer.transition()
