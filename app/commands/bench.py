@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,23 +37,38 @@ def kernels(
     shapes: Annotated[
         list[str] | None, typer.Option("--shape", help="Only this shape, such as 8x2048x2048x16. May be given often.")
     ] = None,
+    subjects: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--subject",
+            help="Only this: ours, official (mamba_ssm, where it is installed) or plain. May be given often.",
+        ),
+    ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Fewer samples, and no sequential reference.")] = False,
     output: Output = None,
+    markdown: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write the table beside the official kernels there.", show_default=False),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Check each op against the float64 reference, then time it: on the GPU where there is one, else on the CPU."""
     from app.console import data, say
     from app.errors import CommandError
-    from kernels.bench.run import run_bench
+    from kernels.bench.comparison import comparison
+    from kernels.bench.run import SUBJECTS, run_bench
     from kernels.common.errors import UnsupportedError
 
     try:
-        report = run_bench(ops, shapes, quick)
+        report = run_bench(ops, shapes, quick, subjects=subjects or SUBJECTS)
     except UnsupportedError as error:
         bad_input(str(error))
     if output is not None:
         report.write(output)
         say(f"written to {output}")
+    if markdown is not None:
+        markdown.write_text(comparison(json.loads(report.to_json())), encoding="utf-8")
+        say(f"written to {markdown}")
     data(report.to_json() if as_json else report.table())
     if not report.passed:
         raise CommandError("an op does not agree with its reference; it has no speed")

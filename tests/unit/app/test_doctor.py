@@ -124,6 +124,45 @@ def test_benchmarks_tell_what_they_were_measured_on(
     assert call("bench", "ui").stdout == "measure\tvalue\nfirst paint: median\t0.25\n"
 
 
+def test_kernels_are_measured_for_the_subjects_asked_for_and_set_beside_the_official_ones(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+
+    class Report:
+        passed = True
+
+        def to_json(self) -> str:
+            row: dict[str, Any] = {
+                "op": "scan",
+                "implementation": "triton",
+                "shape": "8x16",
+                "note": "",
+                "direction": "forward",
+            }
+            row |= {"official_ms": 1.5, "official_graph_ms": None, "official_source": "theirs", "ratio": 3.0}
+            row |= {"times": {"median": 0.5}, "graph": None, "ratio_measured": None, "peak_mb": 12.5}
+            head: dict[str, Any] = {
+                "dtype": "bfloat16",
+                "hardware": {"gpu": "G"},
+                "versions": {},
+                "commit": "abc",
+                "created_at": "",
+            }
+            return json.dumps(head | {"rows": [row]})
+
+    def measure(*arguments: Any, **options: Any) -> Report:
+        asked.append((arguments, options))
+        return Report()
+
+    monkeypatch.setattr("kernels.bench.run.run_bench", measure)
+    done = call("bench", "kernels", "--op", "scan", "--subject", "ours", "--markdown", "scan.md", "--json")
+    assert asked == [((["scan"], None, False), {"subjects": ["ours"]})]
+    assert done.json["commit"] == "abc"
+    assert "| 8x16 | forward | 1.50 |  | 0.5 | 3.00 (published) |  | 12.5 |" in (tmp_path / "scan.md").read_text()
+    assert "written to scan.md" in done.stderr
+
+
 @pytest.mark.parametrize("subject", ["store", "ui"])
 def test_a_bench_without_its_folder_is_bad_input(call: Call, home: HomePaths, subject: str) -> None:
     done = call("bench", subject, "--folder", "missing")
