@@ -14,7 +14,7 @@ OWN_TRAIN_FIELDS = frozenset(
     {
         *("steps", "lr", "schedule", "warmup_steps", "min_lr", "beta1", "beta2", "weight_decay", "clip_grad_norm"),
         *("log_every", "eval_every", "eval_batches", "eval_batch_size", "eval_lengths"),
-        *("probe_every", "checkpoint_every", "keep_checkpoints", "stop_at", "stop_metric"),
+        *("probe_every", "checkpoint_every", "keep_checkpoints", "async_checkpoints", "stop_at", "stop_metric"),
     }
 )
 AUTO_MOST = 1

@@ -95,6 +95,9 @@ class TrainSpec(Spec):
     )
     checkpoint_every: int = Field(0, ge=0, description="0: only at the end")
     keep_checkpoints: int = Field(2, ge=1)
+    async_checkpoints: Literal["auto", "on", "off"] = Field(
+        "auto", description="write checkpoints while training goes on; auto: on a GPU"
+    )
     stop_at: float | None = Field(None, description="end early once the evaluated stop_metric reaches this value")
     stop_metric: str = "valid/accuracy"
 

@@ -14,7 +14,6 @@ Nothing is pickled.
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 import os
@@ -33,6 +32,7 @@ from torch import Tensor, nn
 from workers.errors import CheckpointError
 from workers.specs import RunSpec
 from workers.training.identity import differences, identity_hash, identity_today
+from workers.training.snapshot import Snapshot, take_snapshot
 
 FORMAT = 1
 MODEL_FILE, OPTIMIZER_FILE, STATE_FILE = "model.safetensors", "optimizer.safetensors", "state.json"
@@ -73,7 +73,7 @@ class CheckpointStore:
     def __init__(self, directory: Path, *, keep: int, report: Callable[[str], None]) -> None:
         self.directory = directory
         self.keep = keep
-        self._report = report
+        self.report = report
 
     def newest(self) -> Checkpoint | None:
         """Return the newest whole checkpoint, or None. Torn ones are reported and passed over."""
@@ -81,13 +81,17 @@ class CheckpointStore:
             problem, state = _read_state(folder, step)
             if problem is None:
                 return Checkpoint(folder, step, state)
-            self._report(f"ignored checkpoint {folder.name}: {problem}")
+            self.report(f"ignored checkpoint {folder.name}: {problem}")
         return None
 
     def save(
         self, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, spec: RunSpec, state: Mapping[str, Any]
     ) -> Checkpoint:
-        """Write a checkpoint, then prune. A whole one of the same step is replaced.
+        """Write a checkpoint, then prune. A whole one of the same step is replaced. Raises as `write`."""
+        return self.write(step, take_snapshot(model, optimizer, apart=False), spec, state)
+
+    def write(self, step: int, snapshot: Snapshot, spec: RunSpec, state: Mapping[str, Any]) -> Checkpoint:
+        """As `save`, of a state that was taken before. May be called from another thread, one at a time.
 
         Raises:
             CheckpointError: the disk refused (the older checkpoints are then all still there).
@@ -96,8 +100,9 @@ class CheckpointStore:
         target = self.directory / f"step-{step:06d}"
         try:
             temporary.mkdir(parents=True)
-            save_model(_self_contained(model), str(temporary / MODEL_FILE))
-            save_file(_optimizer_tensors(model, optimizer), temporary / OPTIMIZER_FILE)
+            snapshot.wait()
+            save_model(snapshot.as_module(), str(temporary / MODEL_FILE))
+            save_file(dict(snapshot.optimizer), temporary / OPTIMIZER_FILE)
             files = {name: _fingerprint(temporary / name) for name in (MODEL_FILE, OPTIMIZER_FILE)}
             whole: dict[str, Any] = {
                 "format": FORMAT,
@@ -232,26 +237,6 @@ def _publish(temporary: Path, target: Path) -> None:
     else:
         temporary.rename(target)
     _sync(target.parent)
-
-
-def _self_contained(model: nn.Module) -> nn.Module:
-    """Return the model, or a copy of it where its parameters are parts of larger storages, as an ensemble's are.
-
-    The file format knows no such parts. A copy has storages of its own, and ties what was tied.
-    """
-    whole = all(parameter.untyped_storage().nbytes() == parameter.nbytes for parameter in model.parameters())
-    return model if whole else copy.deepcopy(model)
-
-
-def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Return the optimizer's state as `<slot>/<parameter name>`, such as `exp_avg/embedding.weight`."""
-    names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
-    return {
-        # a member of an ensemble has one count of updates for all its parameters: files know no shared numbers
-        f"{slot}/{names[parameter]}": value.contiguous() if value.dim() else value.clone()
-        for parameter, slots in optimizer.state.items()
-        for slot, value in slots.items()
-    }
 
 
 def _load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:

@@ -172,6 +172,7 @@ class _Ensemble:
     def _end(self, run: _Run, outcome: Ended) -> None:
         run.window.settle()  # the others' models leave the storage that the window reads from
         self._alive.remove(run)
+        run.turns.close()  # a checkpoint of it may still be on its way to the disk
         self._stepper = self._update = None
         self._conclude(run.index, outcome)
 

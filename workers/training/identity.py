@@ -18,6 +18,7 @@ FREE_TRAIN_FIELDS = frozenset(
         "stop_metric",
         "checkpoint_every",
         "keep_checkpoints",
+        "async_checkpoints",
         "threads",
         "capture",
         "activation_checkpointing",

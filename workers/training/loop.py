@@ -33,7 +33,7 @@ from workers.models import LanguageModel
 from workers.specs import RunSpec
 from workers.tasks import Task
 from workers.training.captured import build_stepper
-from workers.training.checkpoint import CheckpointStore
+from workers.training.checkpoint import Checkpoint, CheckpointStore
 from workers.training.clock import StepClock
 from workers.training.context import Reason, RunContext
 from workers.training.determinism import capture_random_state
@@ -43,6 +43,7 @@ from workers.training.extrapolation import HeldOut, evaluate_lengths, refusal
 from workers.training.precision import Placement
 from workers.training.probes import Probes
 from workers.training.progress import Progress
+from workers.training.saving import Saver, saves_beside
 from workers.training.schedule import learning_rate
 from workers.training.update import RunUpdate, Stepper
 from workers.training.window import Reading, Window
@@ -77,6 +78,8 @@ class TrainingLoop:
         self.spec, self.context, self.task, self.model = spec, context, task, model
         self.optimizer, self.placement, self.store, self.progress = optimizer, placement, store, progress
         self.checkpoint_step = progress.step
+        beside = saves_beside(spec.train, placement)
+        self._saver = Saver(store, spec, beside=beside, whole=self._note_checkpoint)
         self._window = Window(spec.train.log_every, placement.device, losses=progress.losses, norms=progress.norms)
         self._row: _Row | None = None
         self._cut_at = progress.step
@@ -104,6 +107,8 @@ class TrainingLoop:
         except StopIteration as end:
             reason: Reason = end.value
             return reason
+        finally:
+            turns.close()
 
     def turns(self) -> Generator[range, int, Reason]:
         """Yield the steps that may be done next, and go on when sent how many of them, one or more, were done.
@@ -111,6 +116,12 @@ class TrainingLoop:
         This is all that the host does between steps. `run` drives it with its own stepper; whoever trains several runs at
         once drives one for each. Returns and raises as `run`.
         """
+        try:
+            return (yield from self._turns())
+        finally:
+            self._saver.close()
+
+    def _turns(self) -> Generator[range, int, Reason]:
         train, progress = self.spec.train, self.progress
         self.model.train()
         if train.probe_every:
@@ -123,13 +134,15 @@ class TrainingLoop:
             first = progress.step + 1
             done = yield range(first, self._boundary(first) + 1)
             self._take_note(done)
+            self._saver.look()
             self._probe_if_due()
             reason = self._evaluate_if_due()
             if reason is None and train.checkpoint_every and progress.step % train.checkpoint_every == 0:
                 self.save()
         self.save()
         if reason != "stopped" and not self._evaluate_lengths():
-            return "stopped"
+            reason = "stopped"
+        self._saver.wait()
         return reason or "steps"
 
     def logs(self, step: int) -> bool:
@@ -137,7 +150,10 @@ class TrainingLoop:
         return step == 1 or step % self.spec.train.log_every == 0 or step == self.spec.train.steps
 
     def save(self) -> None:
-        """Write a checkpoint of the current step, unless there is one. Never saves a state that has diverged."""
+        """Save a checkpoint of the current step, unless there is one. Never saves a state that has diverged.
+
+        Every row up to its step is on disk before the checkpoint is: a resumed run goes on behind these rows.
+        """
         progress = self.progress
         self._finish_row()
         if progress.step == self.checkpoint_step:
@@ -145,17 +161,21 @@ class TrainingLoop:
         progress.losses, progress.norms = self._read_window()
         progress.train_seconds = self._seconds_before + self._clock.total()
         with self._clock.paused():
-            state = {"random": capture_random_state(self.placement.device), "progress": progress.to_json()}
-            saved = self.store.save(progress.step, self.model, self.optimizer, self.spec, state)
-            self.checkpoint_step = progress.step
-            path = saved.folder.relative_to(self.context.directory).as_posix()
-            self.context.sink.note("checkpoint", {"step": progress.step, "path": path})
             self.context.sink.flush()
+            state = {"random": capture_random_state(self.placement.device), "progress": progress.to_json()}
+            self._saver.save(progress.step, self.model, self.optimizer, state)
+            self.checkpoint_step = progress.step
+
+    def _note_checkpoint(self, saved: Checkpoint) -> None:
+        path = saved.folder.relative_to(self.context.directory).as_posix()
+        self.context.sink.note("checkpoint", {"step": saved.step, "path": path})
+        self.context.sink.flush()
 
     def _stepper(self) -> Stepper:
         spec, placement = self.spec, self.placement
         update = RunUpdate(spec, task=self.task, model=self.model, optimizer=self.optimizer, placement=placement)
         self.context.sink.note("memory", update.facts())
+        self.context.sink.note("checkpoints", {"asynchronous": saves_beside(spec.train, placement)})
         return build_stepper(
             update, self._window, spec.train, placement, self.context.sink, operations=update.operations
         )
