@@ -80,6 +80,9 @@ class TrainSpec(Spec):
         "off",
         description="compute activations again in the backward pass, to save memory; selective keeps matrix products' results",
     )
+    prefetch: Literal["auto", "on", "off"] = Field(
+        "auto", description="draw batches ahead in a thread; auto: on a GPU, where they come out of host memory"
+    )
     fused_loss: Literal["auto", "on", "off"] = Field(
         "auto", description="the loss without the logits of all positions at once; auto: for large vocabularies"
     )

@@ -101,6 +101,14 @@ class Curriculum(Protocol):
         """Return what the progress decides: wherever it is equal, `sample_at` does the same with other random numbers."""
 
 
+@runtime_checkable
+class HostData(Protocol):
+    """What a task has besides `Task` if its batches may come out of host memory."""
+
+    def waits_for_host(self, device: torch.device) -> bool:
+        """Say whether a batch for a device is gathered on the host, which a step would wait for."""
+
+
 def mean_metrics(totals: EvalTotals) -> dict[str, float]:
     """Return loss (nats a supervised position), accuracy (share of positions) and sequence accuracy (exact match).
 

@@ -43,11 +43,18 @@ class ByteStream:
         On a GPU a corpus of up to 1 GiB is read from the device's own memory without waiting for the host.
         """
         device = torch.device(device)
-        if device.type == "cpu" or len(self) > _RESIDENT_LIMIT:
-            return self._gather(_positions(starts.cpu(), length)).to(device, torch.int64, non_blocking=True)
+        if self.on_host(device):
+            gathered = self._gather(_positions(starts.cpu(), length))
+            if device.type == "cuda":
+                gathered = gathered.pin_memory().to(device, non_blocking=True)
+            return gathered.to(device, torch.int64)
         if device not in self._resident:
             self._resident[device] = torch.cat(self._parts).to(device)
         return self._resident[device][_positions(starts.to(device), length)].long()
+
+    def on_host(self, device: torch.device) -> bool:
+        """Say whether what is read for a device comes out of host memory."""
+        return device.type == "cpu" or len(self) > _RESIDENT_LIMIT
 
     def _gather(self, positions: Tensor) -> Tensor:
         if len(self._parts) == 1:

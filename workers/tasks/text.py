@@ -63,6 +63,10 @@ class TextTask:
         starts = torch.randint(0, highest, (batch_size,), generator=generator, device=device)
         return self._windows(starts, device)
 
+    def waits_for_host(self, device: torch.device) -> bool:
+        """Say whether the corpus is too large for the device's own memory, so that the host gathers each batch."""
+        return self._bytes.on_host(device)
+
     def evaluation(self, seed: int, batches: int, batch_size: int, device: torch.device | str) -> Iterator[Batch]:
         """Yield held-out windows that do not share a target; once all have been seen they come again."""
         generator = torch.Generator().manual_seed(evaluation_seed(self.name, seed, 0))

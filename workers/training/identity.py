@@ -7,9 +7,9 @@ import json
 
 from workers.specs import RunSpec, flatten
 
-# Fields that change neither the parameters after a given step nor a metric at it: how long to go on, when to save, with
-# what resources, with captured steps or without, whether activations are kept or computed again, at which other lengths to
-# evaluate in the end. A checkpoint may be resumed under other values of these.
+# Fields that change neither the parameters after a given step nor a metric at it: how long to go on, when and how to save, with
+# what resources, with captured steps or without, what of memory and waiting is saved, at which other lengths to evaluate in the
+# end. A checkpoint may be resumed under other values of these.
 # (A cosine's later rates do follow `steps`, and so do the later stages of a curriculum.)
 FREE_TRAIN_FIELDS = frozenset(
     {
@@ -22,6 +22,7 @@ FREE_TRAIN_FIELDS = frozenset(
         "threads",
         "capture",
         "activation_checkpointing",
+        "prefetch",
         "probe_every",
         "eval_lengths",
     }

@@ -32,6 +32,7 @@ from workers.training.fused_loss import Loss, choose
 from workers.training.objective import Objective
 from workers.training.optim import StepRates, clip_gradients
 from workers.training.precision import Placement
+from workers.training.prefetch import Prefetch, prefetches
 from workers.training.projections import Projections
 from workers.training.recompute import Recomputation
 from workers.training.schedule import learning_rate
@@ -133,11 +134,15 @@ class RunUpdate:
         self._projections = Projections(model, placement.device, beside) if on_gpu or beside else None
         if isinstance(model, LanguageModel):
             model.through = self._recomputation() if recomputes else None
+        self._prefetch = None
+        if prefetches(spec.train, task, placement.device):
+            self._ahead = torch.Generator(placement.device)
+            self._prefetch = Prefetch(self._drawn_ahead, placement.device, last=spec.train.steps)
         captured = on_gpu and spec.train.capture != "off" and not self.refusal()
         self._loss = choose(spec.train, model, placement, captured=captured)
         self._objective = Objective(model, self._loss, self._projections)
         self._rates = StepRates(optimizer, placement.device)
-        self._progress: list[float] = []
+        self._steps: list[int] = []
         self._generators: list[torch.Generator] = []
 
     def reserve(self, slots: int) -> None:
@@ -145,7 +150,7 @@ class RunUpdate:
         self._rates.reserve(slots)
         for _ in range(len(self._generators), slots):
             self._generators.append(torch.Generator(self._placement.device))
-            self._progress.append(0.0)
+            self._steps.append(1)
 
     def streams(self, slots: int) -> Sequence[torch.Generator]:
         """Return the data streams of the first slots."""
@@ -155,14 +160,24 @@ class RunUpdate:
         """Seed the slot's stream from the run's seed and the step alone, and set the slot's learning rate."""
         train = self._spec.train
         self._generators[slot].manual_seed(derive_seed(self._spec.seed, "data", step))
-        self._progress[slot] = (step - 1) / train.steps
+        self._steps[slot] = step
         self._rates.set(slot, learning_rate(train, step))
 
     def draw(self, slot: int) -> _Drawn:
         """Return the whole batch, which depends on the run's seed and the step alone, and on `steps` in a curriculum."""
-        size, device, generator = self._spec.train.batch_size, self._placement.device, self._generators[slot]
+        if self._prefetch is not None:
+            drawn: _Drawn = self._prefetch.take(self._steps[slot])
+            return drawn
+        return self._drawn(self._generators[slot], self._steps[slot])
+
+    def _drawn_ahead(self, step: int) -> _Drawn:
+        self._ahead.manual_seed(derive_seed(self._spec.seed, "data", step))
+        return self._drawn(self._ahead, step)
+
+    def _drawn(self, generator: torch.Generator, step: int) -> _Drawn:
+        size, device = self._spec.train.batch_size, self._placement.device
         if isinstance(self._task, Curriculum):
-            batch = self._task.sample_at(generator, size, device, self._progress[slot])
+            batch = self._task.sample_at(generator, size, device, (step - 1) / self._spec.train.steps)
         else:
             batch = self._task.sample(generator, size, device)
         supervised = (batch.targets != IGNORE).sum()
@@ -195,7 +210,9 @@ class RunUpdate:
         return self._task.stage((step - 1) / self._spec.train.steps) if isinstance(self._task, Curriculum) else None
 
     def refusal(self) -> str:
-        """Return why a graph cannot hold the steps: dropout whose random numbers are to be drawn a second time."""
+        """Return why a graph cannot hold the steps: batches out of host memory, or dropout that is drawn a second time."""
+        if self._prefetch is not None:
+            return "batches come out of host memory, from a thread that draws them ahead"
         if self._spec.train.activation_checkpointing != "off" and self._spec.model.dropout:
             return "activations that are computed again need dropout's random state, which a graph cannot hold"
         return ""
@@ -204,6 +221,7 @@ class RunUpdate:
         """Return what the record keeps about how memory is saved."""
         return {
             "activation_checkpointing": self._spec.train.activation_checkpointing,
+            "prefetch": self._prefetch is not None,
             "loss": self._loss.name,
             "loss_why": self._loss.why,
         }
