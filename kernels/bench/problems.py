@@ -113,7 +113,7 @@ def complex_scan_problem(
         if name in tensors:
             real = tensors[name].float()
             tensors[name] = torch.complex(real, draw.full_normal(*real.shape))
-    return replace(given, label=f"{given.label} complex")
+    return replace(given, op="selective_scan_complex")
 
 
 def causal_conv1d_problem(

@@ -11,6 +11,7 @@ from kernels.bench.problems import (
     Sizes,
     causal_conv1d_problem,
     causal_conv1d_update_problem,
+    complex_scan_problem,
     rms_norm_problem,
     selective_scan_problem,
     selective_state_update_problem,
@@ -104,6 +105,13 @@ def _scan_work(sizes: Sizes, width: int) -> Work:
     return Work(width * (4 * elements + 2 * states), width * (7 * elements + 4 * states), exps, exps)
 
 
+def _complex_scan_work(sizes: Sizes, width: int) -> Work:
+    rows = sizes["batch"] * sizes["seqlen"]
+    elements, states = rows * sizes["d_inner"], rows * sizes["d_state"]
+    exps = elements * sizes["d_state"]  # and as many sines and cosines, which the kernel computes as polynomials
+    return Work(width * 4 * elements + 16 * states, width * 7 * elements + 32 * states, exps, exps)
+
+
 def _conv_work(sizes: Sizes, width: int) -> Work:
     elements = sizes["batch"] * sizes["seqlen"] * sizes["d"]
     return Work(width * 2 * elements, width * 3 * elements)
@@ -165,6 +173,25 @@ ENTRIES: tuple[Entry, ...] = (
             ),
             lambda dtype, device: selective_scan_problem(
                 {"batch": 3, "d_inner": 66, "seqlen": 129, "d_state": 5}, dtype, device, ngroups=2
+            ),
+        ),
+    ),
+    Entry(
+        "selective_scan_complex",
+        _SCAN,
+        complex_scan_problem,
+        _complex_scan_work,
+        _shapes(
+            _SCAN,
+            ((8, 2048, 2048, 16), None, ""),
+            ((8, 2048, 2048, 8), None, "as many numbers as 16 real states"),
+            ((64, 128, 4096, 16), None, "selective copying"),
+            ((32, 512, 256, 16), None, "Table 8 at small scale"),
+        ),
+        _shapes(_SCAN, ((8, 128, 256, 16), None, "induction heads")),
+        (
+            lambda dtype, device: complex_scan_problem(
+                {"batch": 2, "d_inner": 37, "seqlen": 83, "d_state": 16}, dtype, device, initial_state=True, reset=True
             ),
         ),
     ),

@@ -65,8 +65,8 @@ def selective_scan(
     Gradients: of every floating argument, and through both outputs. What is saved and recomputed: README.md.
         The reference can be differentiated again, the others once.
     Determinism: bitwise on one machine with one number of threads; no atomics.
-    Limits: seqlen >= 1 and any strides; `torch.vmap` over any argument but reset, once. The Triton kernel takes neither
-        complex A nor float64, and d_state up to 256.
+    Limits: seqlen >= 1 and any strides; `torch.vmap` over any argument but reset, once. The Triton kernel takes
+        neither float64 nor complex128, and d_state up to 256.
 
     Raises:
         ShapeError: names argument, expected and received shape.
