@@ -99,6 +99,24 @@ def train(
     data(report.to_json() if as_json else report.table())
 
 
+@app.command("decode")
+def decode(
+    *,
+    batches: Annotated[list[int] | None, typer.Option("--batch", help="Only this batch. May be given often.")] = None,
+    output: Output = None,
+    as_json: Json = False,
+) -> None:
+    """Measure how fast a 130M model generates, token by token, at batches of 1 to 128; on a GPU in a CUDA graph and eager."""
+    from app.console import data, say
+    from workers.training.bench_decode import BATCHES, run_bench
+
+    report = run_bench(batches or BATCHES, progress=say)
+    if output is not None:
+        report.write(output)
+        say(f"written to {output}")
+    data(report.to_json() if as_json else report.table())
+
+
 @app.command("store")
 def store(
     *,

@@ -163,6 +163,25 @@ def test_kernels_are_measured_for_the_subjects_asked_for_and_set_beside_the_offi
     assert "written to scan.md" in done.stderr
 
 
+def test_generation_is_measured_at_the_batches_asked_for(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from workers.training.bench_decode import DecodeReport, DecodeRow
+
+    asked: list[Any] = []
+
+    def measure(*arguments: Any, **options: Any) -> DecodeReport:
+        asked.append(arguments)
+        row = DecodeRow("mambalab", 8, "eager", 4000.0, 3900.0, 4100.0, 2.0, None)
+        return DecodeReport("now", {"cpu": "C"}, {}, "abc", [row])
+
+    monkeypatch.setattr("workers.training.bench_decode.run_bench", measure)
+    done = call("bench", "decode", "--batch", "8", "--output", "decode.json")
+    assert asked == [([8],)]
+    assert done.stdout.splitlines()[2].split() == ["mambalab", "8", "eager", "4,000", "2.000", "-"]
+    assert json.loads((tmp_path / "decode.json").read_text())["rows"][0]["batch"] == 8
+
+
 @pytest.mark.parametrize("subject", ["store", "ui"])
 def test_a_bench_without_its_folder_is_bad_input(call: Call, home: HomePaths, subject: str) -> None:
     done = call("bench", subject, "--folder", "missing")
