@@ -49,10 +49,18 @@ class Arguments:
         return self.words and all(row is None or _in_words(row, 2) for row in (self.x, self.dt, self.z))
 
     @property
+    def wide(self) -> bool:
+        """Whether eight neighbouring channels of x, dt and z are 16 aligned bytes, and four states of B and C 8, where `words`."""
+        rows = [(self.x, 8), (self.dt, 8), (self.B, 4)] + ([] if self.z is None else [(self.z, 8)])
+        return self.words and all(_in_words(values, count) for values, count in rows)
+
+    @property
     def shape(self) -> "Shape":
         """What the choice of a configuration depends on."""
         batch, seqlen, d_inner = self.x.shape
-        return Shape(batch, d_inner, seqlen, self.A.shape[1], self.ngroups, self.lean, self.words, self.pairs)
+        return Shape(
+            batch, d_inner, seqlen, self.A.shape[1], self.ngroups, self.lean, self.words, self.pairs, self.wide
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +78,8 @@ class Shape:
     """As `Arguments.words`."""
     pairs: bool = False
     """As `Arguments.pairs`."""
+    wide: bool = False
+    """As `Arguments.wide`."""
 
 
 def _in_words(values: Tensor, count: int) -> bool:

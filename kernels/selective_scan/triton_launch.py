@@ -50,7 +50,8 @@ def configuration(shape: Shape) -> Configuration:
         return Configuration(blocks=4, steps=4, channels=2 if paired else 1, warps=1)
     work = shape.batch * shape.d_inner
     if USE_WORDS and shape.words and shape.d_state == 16:
-        chosen = _within_groups(_for_words(shape, work), shape)
+        preferred = _for_words(shape, work)
+        chosen = None if preferred is None else _within_groups(preferred, shape)
         if chosen is not None:
             return chosen
     if USE_WORDS and shape.pairs and shape.d_state in (32, 48, 64) and work >= 6144:
@@ -84,17 +85,17 @@ def _keeps_groups(config: Configuration, d_inner: int, ngroups: int) -> bool:
     return ngroups == 1 or (d_inner // ngroups) % config.width == 0
 
 
-def _for_words(shape: Shape, work: int) -> Configuration:
-    """The table for 16 states in bf16, as Mamba has them under autocast."""
+def _for_words(shape: Shape, work: int) -> Configuration | None:
+    """The table for 16 states in bf16, as Mamba has them under autocast; None where the alignment is not enough."""
     if work >= 32768 and shape.pairs:
         return WORDS["most channels"]
-    if work >= 12288 and shape.pairs:
+    if work >= 12288:
         return WORDS["many channels"]
-    if work >= 4096:
-        return WORDS["half as many"]
-    if work >= 1024 or shape.seqlen < 8192 or not shape.pairs:
-        return WORDS["few"]
-    return replace(WORDS["few, long"], splits=min(32768 // work, shape.seqlen // 256))
+    if work < 1024 and shape.seqlen >= 8192 and shape.pairs:
+        return replace(WORDS["few, long"], splits=min(32768 // work, shape.seqlen // 256))
+    if not shape.wide:
+        return None
+    return WORDS["half as many" if work >= 4096 else "few"]
 
 
 def _for_sixteen_states(work: int, seqlen: int) -> Configuration:
@@ -123,7 +124,7 @@ def serves(config: Configuration, arguments: Arguments) -> bool:
     if config.lanes == "states":
         return arguments.lean
     if config.lanes == "teams":
-        return arguments.words and d_state == 16
+        return arguments.wide and d_state == 16
     fits = arguments.pairs if config.channels == 2 else arguments.words
     return fits and d_state % 16 == 0 and d_state <= MAX_PRODUCT_STATES
 

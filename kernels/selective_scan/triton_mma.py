@@ -48,22 +48,6 @@ if INTERPRETED:
         return out
 
     @triton.jit
-    def multiply_four(a, b):
-        """One m16n8k4 tf32 product per warp, of the first half of the operands."""
-        thread = tl.arange(0, a[0].shape[0])
-        row = thread & -4
-        column = (thread & -32) + 8 * (thread & 3)
-        out = ()
-        for i in tl.static_range(4):
-            total = tl.zeros(a[0].shape, tl.float32)
-            for k in tl.static_range(4):
-                left = tl.gather(a[i // 2], row + k, axis=0) & -8192
-                right = tl.gather(b, column + 4 * (i % 2) + k, axis=0) & -8192
-                total = total + left.to(tl.float32, bitcast=True) * right.to(tl.float32, bitcast=True)
-            out = out + (total,)
-        return out
-
-    @triton.jit
     def lane_of(x, lane):
         """x of lane `lane` of the same warp."""
         return tl.gather(x, (tl.arange(0, x.shape[0]) & -32) + lane, axis=0)
@@ -75,39 +59,9 @@ if INTERPRETED:
         return value.to(tl.int32) & 0xFFFF
 
     @triton.jit
-    def claim_memory(pointer, thread):
-        """Memory that the threads of a program share: here the global memory at `pointer`."""
-        return pointer
-
-    @triton.jit
-    def put(memory, place, value):
-        """Store an fp32."""
-        tl.store(memory + place, value)
-
-    @triton.jit
-    def put_pair(memory, place, first, second):
-        """Store two adjacent fp32 at an even place."""
-        tl.store(memory + place, first)
-        tl.store(memory + place + 1, second)
-
-    @triton.jit
-    def put_quad(memory, place, first, second, third, fourth):
-        """Store four adjacent fp32 at a multiple of four."""
-        tl.store(memory + place, first)
-        tl.store(memory + place + 1, second)
-        tl.store(memory + place + 2, third)
-        tl.store(memory + place + 3, fourth)
-
-    @triton.jit
-    def get_pair(memory, place):
-        """Load two adjacent fp32 from an even place."""
-        return tl.load(memory + place), tl.load(memory + place + 1)
-
-    @triton.jit
-    def get_quad(memory, place):
-        """Load four adjacent fp32 from a multiple of four."""
-        at = memory + place
-        return tl.load(at), tl.load(at + 1), tl.load(at + 2), tl.load(at + 3)
+    def spread(half, how):
+        """The low half of `half` as the high half of a word (`how` 0x1044), or zero (0x4444)."""
+        return tl.where(how == 0x1044, half << 16, 0)
 
 else:
 
@@ -136,21 +90,6 @@ else:
         )
 
     @triton.jit
-    def multiply_four(a, b):
-        """One m16n8k4 tf32 product per warp, of the first half of the operands."""
-        zero = tl.zeros(a[0].shape, tl.float32)
-        return tl.inline_asm_elementwise(
-            "mma.sync.aligned.m16n8k4.row.col.f32.tf32.tf32.f32 {$0, $1, $2, $3}, {$4, $5}, {$6}, {$7, $7, $7, $7};",
-            "=f,=f,=f,=f,r,r,r,f",
-            [a[0], a[1], b, zero],
-            dtype=(tl.float32, tl.float32, tl.float32, tl.float32),
-            is_pure=True,
-            pack=1,
-        )
-
-    # A 16-bit register that a loop carries is copied, which waits for its load: these are loaded into 32-bit ones.
-
-    @triton.jit
     def load_half(pointer, mask, MASKED: tl.constexpr):
         """A 16-bit element that nothing writes while the kernel runs, as the low half of an int32; zero where masked."""
         if MASKED:
@@ -169,73 +108,13 @@ else:
         return value
 
     @triton.jit
-    def claim_memory(pointer, thread):
-        """Memory that the threads of a program share: the address of 18.25 KiB of static shared memory. Call once in a kernel."""
+    def spread(half, how):
+        """The low half of `half` as the high half of a word (`how` 0x1044), or zero (0x4444)."""
         return tl.inline_asm_elementwise(
-            "{ .shared .align 16 .b8 scan_memory[18688]; mov.u32 $0, scan_memory; }",
-            "=r,r",
-            [thread],
+            "{ .reg .b32 none; mov.b32 none, 0; prmt.b32 $0, $1, none, $2; }",
+            "=r,r,r",
+            [half, how],
             dtype=tl.int32,
-            is_pure=False,
-            pack=1,
-        )
-
-    @triton.jit
-    def put(memory, place, value):
-        """Store an fp32."""
-        tl.inline_asm_elementwise(
-            "st.shared.f32 [$1], $2; mov.b32 $0, 0;",
-            "=r,r,f",
-            [memory + place * 4, value],
-            dtype=tl.int32,
-            is_pure=False,
-            pack=1,
-        )
-
-    @triton.jit
-    def put_pair(memory, place, first, second):
-        """Store two adjacent fp32 at an even place."""
-        tl.inline_asm_elementwise(
-            "st.shared.v2.f32 [$1], {$2, $3}; mov.b32 $0, 0;",
-            "=r,r,f,f",
-            [memory + place * 4, first, second],
-            dtype=tl.int32,
-            is_pure=False,
-            pack=1,
-        )
-
-    @triton.jit
-    def put_quad(memory, place, first, second, third, fourth):
-        """Store four adjacent fp32 at a multiple of four."""
-        tl.inline_asm_elementwise(
-            "st.shared.v4.f32 [$1], {$2, $3, $4, $5}; mov.b32 $0, 0;",
-            "=r,r,f,f,f,f",
-            [memory + place * 4, first, second, third, fourth],
-            dtype=tl.int32,
-            is_pure=False,
-            pack=1,
-        )
-
-    @triton.jit
-    def get_pair(memory, place):
-        """Load two adjacent fp32 from an even place."""
-        return tl.inline_asm_elementwise(
-            "ld.shared.v2.f32 {$0, $1}, [$2];",
-            "=f,=f,r",
-            [memory + place * 4],
-            dtype=(tl.float32, tl.float32),
-            is_pure=False,
-            pack=1,
-        )
-
-    @triton.jit
-    def get_quad(memory, place):
-        """Load four adjacent fp32 from a multiple of four."""
-        return tl.inline_asm_elementwise(
-            "ld.shared.v4.f32 {$0, $1, $2, $3}, [$4];",
-            "=f,=f,=f,=f,r",
-            [memory + place * 4],
-            dtype=(tl.float32, tl.float32, tl.float32, tl.float32),
-            is_pure=False,
+            is_pure=True,
             pack=1,
         )

@@ -7,16 +7,15 @@ import triton
 import triton.language as tl
 
 from kernels.selective_scan.triton_common import LOG2E, ex2, silu, softplus_powers
-from kernels.selective_scan.triton_mma import (
-    TF32_CORRECTION,
-    bits,
+from kernels.selective_scan.triton_mma import TF32_CORRECTION, bits, dropped, multiply_add, spread
+from kernels.selective_scan.triton_shared import (
+    await_copies,
     claim_memory,
-    dropped,
+    commit_copies,
+    copy_async,
+    get_half,
     get_pair,
     get_quad,
-    load_half,
-    multiply_add,
-    multiply_four,
     put,
     put_pair,
     put_quad,
@@ -28,8 +27,14 @@ TEAM = tl.constexpr(4)
 SPAN = tl.constexpr(32)
 """Steps between barriers; each warp converts 8 of them."""
 
-MEMORY = tl.constexpr(4672)
+MEMORY = tl.constexpr(11360)
 """Floats of shared memory of a program."""
+
+SLOTS = tl.constexpr(6)
+"""Spans that are in shared memory as they were loaded: the one before, for its gate, this one, and four to come."""
+
+SLOT = tl.constexpr(3584)
+"""Bytes of such a span: 32 rows of 8 channels of x, dt and z, then of 16 states of B and C."""
 
 PITCH = tl.constexpr(36)
 """Floats between the rows of two channels in shared memory: no two of eight rows meet in a bank."""
@@ -56,17 +61,14 @@ def decay_four(steps, rate):
 
 
 @triton.jit
-def pick(totals, mine, k: tl.constexpr):
-    """Of two products, which hold the sums of four steps, the one that is the lane's: columns 2 q + k of a row are step q's."""
-    value = tl.where(mine[1], totals[2 + k], totals[k])
-    value = tl.where(mine[2], totals[4 + k], value)
-    return tl.where(mine[3], totals[6 + k], value)
+def pick(totals, upper, k: tl.constexpr):
+    """Of a product that holds the sums of four steps, the one that is the lane's: columns 2 q + k of a row are step q's."""
+    return tl.where(upper, totals[2 + k], totals[k])
 
 
 @triton.jit
-def outer(left, half, even, none, zero):
-    """dt x B of four steps of a lane's channel and state, from four operands and a lane's bf16 of B."""
-    B_bits = tl.where(even, half << 16, none)
+def outer(left, B_bits, zero):
+    """dt x B of four steps of a lane's channel and state, from four operands and the fp32 bits of a lane's B."""
     operand = (bits(left[0]), bits(left[1]), bits(left[2]), bits(left[3]))
     return multiply_add(operand, (B_bits, B_bits), (zero, zero, zero, zero))
 
@@ -103,29 +105,33 @@ def convert(dt_half, x_half, bias, left, DT_SOFTPLUS: tl.constexpr, MASKED: tl.c
 
 
 @triton.jit
-def load_two(at, left, stride: tl.constexpr, MASKED: tl.constexpr):
-    """A lane's elements of a span, at two steps four apart of which those from `left` on are zero, as bits."""
-    return load_half(at, left > 0, MASKED), load_half(at + 4 * stride, left > 4, MASKED)
-
-
-@triton.jit
 def brain_float(half):
     """The fp32 that a bf16 in the low half of an int32 is."""
     return (half << 16).to(tl.float32, bitcast=True)
 
 
 @triton.jit
-def load_states(
-    pointer, first, last, stride: tl.constexpr, COUNT: tl.constexpr, APART: tl.constexpr, MASKED: tl.constexpr
-):
-    """COUNT elements of a column of B or C as bits, APART rows apart from `pointer`'s row `first` on, never beyond row `last`."""
-    values = ()
-    for i in tl.static_range(COUNT):
-        at = i * APART
-        if MASKED:
-            at = tl.minimum(first + i * APART, last) - first
-        values = values + (load_half(pointer + at * stride, first >= 0, False),)
-    return values
+def get_two(memory, place):
+    """A lane's elements of a span as loaded, at two steps four apart, as bits."""
+    return get_half(memory, place), get_half(memory, place + 64)
+
+
+@triton.jit
+def copy_span(memory, slot, thread, wide_at, B_at, C_at, left):
+    """Begin to copy a span of which `left` rows are left: a thread a row of x, dt or z, and a quarter of a row of B and of C."""
+    row = thread & 31
+    tensor = tl.minimum(thread >> 5, 2)
+    copy_async(memory, slot + tensor * 512 + row * 16, wide_at, 16, left > row)
+    present = left > (thread >> 2)
+    copy_async(memory, slot + 1536 + thread * 8, B_at, 8, present)
+    copy_async(memory, slot + 2560 + thread * 8, C_at, 8, present)
+    commit_copies(thread)
+
+
+@triton.jit
+def after(slot):
+    """The slot of the span that follows."""
+    return tl.where(slot == (SLOTS - 1) * SLOT, 0, slot + SLOT)
 
 
 @triton.jit
@@ -168,19 +174,15 @@ def team_kernel(
     and finishes them once the warps' partial sums over their states have met in shared memory, a span later.
     """
     D_STATE: tl.constexpr = 16
-    DEPTH: tl.constexpr = 3
     GATED: tl.constexpr = z_ptr is not None
     batch = tl.program_id(1).to(tl.int64)
     thread = tl.arange(0, 32 * TEAM)
     zero = tl.zeros((32 * TEAM,), tl.float32)
-    none = tl.zeros((32 * TEAM,), tl.int32)
     lane = thread & 31
     quarter = lane & 3
     g = lane >> 2
     warp = thread >> 5
-    channel = tl.program_id(0) * 8 + g
-    inside = channel < D_INNER
-    d = tl.minimum(channel, D_INNER - 1)
+    d = tl.program_id(0) * 8 + g
     state = 4 * warp + quarter
     rate = tl.load(A_ptr + d * D_STATE + state) * LOG2E
     if initial_ptr is not None:
@@ -189,153 +191,176 @@ def team_kernel(
         h = zero
     skip = tl.load(D_ptr + d) if D_ptr is not None else zero
     bias = tl.load(bias_ptr + d) if bias_ptr is not None else zero
-    even = (quarter & 1) == (g & 1)
     upper = quarter >= 2
-    mine = ()
-    for s in tl.static_range(4):
-        mine = mine + (quarter == s,)
+    # How a bf16 becomes the bits of an fp32, or nothing, in the operands of products: B in the lanes of its step, C in the half of
+    # the k dimension that holds its step's states.
+    B_spread = tl.where((quarter & 1) == (g & 1), 0x1044, 0x4444)
+    C_first = tl.where((g & 2) == 0, 0x1044, 0x4444)
+    C_second = tl.where((g & 2) == 0, 0x4444, 0x1044)
 
-    # Shared memory, all twice: step sizes by channel, left operands by four steps and lane, partial sums by warp, eight steps and lane.
+    # Shared memory: three times step sizes by channel and left operands by four steps and lane, twice partial sums by warp, eight
+    # steps and lane; then spans as loaded.
     memory = claim_memory(scratch_ptr + (batch * tl.num_programs(0) + tl.program_id(0)) * MEMORY, thread)
     own_step = g * PITCH + 8 * warp + quarter
     own_operand = 8 * PITCH + 256 * warp + 4 * lane
     BUFFER: tl.constexpr = 8 * PITCH + 8 * 128
     PARTS: tl.constexpr = TEAM * 4 * 64
-    parts = 2 * BUFFER + 2 * lane
+    parts = 3 * BUFFER + 2 * lane
+    RAW: tl.constexpr = 4 * (3 * BUFFER + 2 * PARTS)
 
     first = 8 * warp + quarter
-    x_at = x_ptr + batch * x_stride_batch + first * X_STRIDE + d
-    dt_at = dt_ptr + batch * dt_stride_batch + first * DT_STRIDE + d
-    z_at = z_ptr + batch * z_stride_batch + first * Z_STRIDE + d if z_ptr is not None else x_at
-    y_at = y_ptr + batch * seqlen * D_INNER + first * D_INNER + d
     c_time = (g >> 1) + 4 * (g & 1)  # columns 2 q and 2 q + 1 of a product are lane q's steps, q and q + 4
-    B_at = B_ptr + batch * b_stride_batch + quarter * B_STRIDE + 4 * warp + (g >> 1)
-    C_at = C_ptr + batch * c_stride_batch + c_time * C_STRIDE + state
+    element = RAW + first * 16 + 2 * g
+    B_place = RAW + 1536 + quarter * 32 + 2 * (4 * warp + (g >> 1))
+    C_place = RAW + 2560 + c_time * 32 + 2 * state
+    y_at = y_ptr + batch * seqlen * D_INNER + first * D_INNER + d
+    left = seqlen - first
+
+    # Where a thread copies from: a row of x, dt or z, and a quarter of a row of B and C.
+    row = (thread & 31).to(tl.int64)
+    corner = tl.program_id(0) * 8
+    z_first = x_ptr
+    if z_ptr is not None:
+        z_first = z_ptr + batch * z_stride_batch
+    wide_at = tl.where(
+        warp == 0,
+        (x_ptr + batch * x_stride_batch + corner + row * X_STRIDE).to(tl.int64),
+        tl.where(
+            warp == 1,
+            (dt_ptr + batch * dt_stride_batch + corner + row * DT_STRIDE).to(tl.int64),
+            (z_first + corner + row * Z_STRIDE).to(tl.int64),
+        ),
+    ).to(tl.pointer_type(tl.bfloat16))
+    wide_span = SPAN * tl.where(warp == 0, X_STRIDE, tl.where(warp == 1, DT_STRIDE, Z_STRIDE))
+    B_at = B_ptr + batch * b_stride_batch + (thread >> 2) * B_STRIDE + 4 * (thread & 3)
+    C_at = C_ptr + batch * c_stride_batch + (thread >> 2) * C_STRIDE + 4 * (thread & 3)
     if NGROUPS > 1:  # a program's channels are of one group
         group = (tl.program_id(0) * 8 // (D_INNER // NGROUPS)).to(tl.int64)
         B_at += group * b_stride_group
         C_at += group * c_stride_group
-    left = tl.where(inside, seqlen - first, 0)
-    last = seqlen - 1
 
-    # The first span converted, those after it as loaded.
-    x_now = load_two(x_at, left, X_STRIDE, True)
-    dt_now = load_two(dt_at, left, DT_STRIDE, True)
-    skips = ()
-    for k in tl.static_range(2):
-        step, value = convert(dt_now[k], x_now[k], bias, left - 4 * k, DT_SOFTPLUS, True)
-        put(memory, own_step + 4 * k, step)
-        put_operand(memory, own_operand + 128 * k, step * value, upper)
-        skips = skips + (skip * value,)
-    # Not the names of others: a loop does not carry what has become another's value.
-    skips_before = (zero, zero)
-    gates_before = (none, none)
-    x_next = ()
-    dt_next = ()
-    for stage in tl.static_range(1, DEPTH):
-        x_next = x_next + load_two(x_at + stage * SPAN * X_STRIDE, left - stage * SPAN, X_STRIDE, True)
-        dt_next = dt_next + load_two(dt_at + stage * SPAN * DT_STRIDE, left - stage * SPAN, DT_STRIDE, True)
-    states = load_states(B_at, quarter, last, B_STRIDE, 8, 4, True) + load_states(
-        C_at, c_time, last, C_STRIDE, 4, 8, True
-    )
+    # Four spans on their way, the first two of them converted, and the first four steps prepared.
+    for ahead in tl.static_range(4):
+        copy_span(memory, RAW + ahead * SLOT, thread, wide_at, B_at, C_at, seqlen - ahead * SPAN)
+        wide_at += wide_span
+        B_at += SPAN * B_STRIDE
+        C_at += SPAN * C_STRIDE
+    await_copies(thread)
     tl.debug_barrier()
+    skips = ()
+    skips_next = ()
+    for ahead in tl.static_range(2):
+        x_now = get_two(memory, element + ahead * SLOT)
+        dt_now = get_two(memory, element + 512 + ahead * SLOT)
+        for k in tl.static_range(2):
+            step, value = convert(dt_now[k], x_now[k], bias, left - ahead * SPAN - 4 * k, DT_SOFTPLUS, True)
+            put(memory, own_step + ahead * BUFFER + 4 * k, step)
+            put_operand(memory, own_operand + ahead * BUFFER + 128 * k, step * value, upper)
+            if ahead == 0:
+                skips = skips + (skip * value,)
+            else:
+                skips_next = skips_next + (skip * value,)
+    # Not the name of another: a loop does not carry what has become another's value.
+    skips_before = (zero, zero)
+    here = tl.program_id(0) * 0  # the slot of a span
+    buffer = tl.program_id(0) * 0  # and of its converted elements
+    tl.debug_barrier()
+    reading = g * PITCH
+    operands = 8 * PITCH + 4 * lane
+    terms = outer(get_quad(memory, operands), spread(get_half(memory, B_place), B_spread), zero)
+    decays = decay_four(get_quad(memory, reading), rate)
+    steps_ahead = get_quad(memory, reading + 4)
+    left_far = get_quad(memory, operands + 128)
+    B_far = get_half(memory, B_place + 128)
+    C_half = get_half(memory, C_place)
 
     for span in tl.range(tl.cdiv(seqlen, SPAN), loop_unroll_factor=UNROLL):
         t0 = span * SPAN
         turn = span & 1
         if checkpoints_ptr is not None:
             at = checkpoints_ptr + (batch * tl.cdiv(seqlen, SPAN) + span) * (D_STATE * D_INNER) + state * D_INNER + d
-            if MASKED:
-                tl.store(at, h, mask=inside)
-            else:
-                tl.store(at, h)
-        # What later spans need: x and dt of DEPTH spans ahead, B and C of the next, and z of this one, which is finished in the next.
-        far = DEPTH * SPAN
-        near = SPAN
-        if not MASKED:
-            far = tl.minimum(DEPTH * SPAN, seqlen - SPAN - t0)
-            near = tl.minimum(SPAN, seqlen - SPAN - t0)
-        x_next = x_next + load_two(x_at + far * X_STRIDE, left - t0 - DEPTH * SPAN, X_STRIDE, MASKED)
-        dt_next = dt_next + load_two(dt_at + far * DT_STRIDE, left - t0 - DEPTH * SPAN, DT_STRIDE, MASKED)
-        gates = (none, none)
-        if GATED:
-            gates = load_two(z_at, left - t0, Z_STRIDE, MASKED)
-        beyond = last - t0 - SPAN
-        states_next = load_states(B_at + near * B_STRIDE, quarter, beyond, B_STRIDE, 8, 4, MASKED)
-        states_next = states_next + load_states(C_at + near * C_STRIDE, c_time, beyond, C_STRIDE, 4, 8, MASKED)
+            tl.store(at, h)
+        # What a later span needs, over the span before the last.
+        next_slot = after(here)
+        third_slot = after(next_slot)
+        far_slot = after(after(third_slot))
+        before = after(far_slot)
+        copy_span(memory, RAW + far_slot, thread, wide_at, B_at, C_at, seqlen - t0 - 4 * SPAN)
 
         # The span before, whose partial sums have met.
         sums = collect(memory, parts + (1 - turn) * PARTS, warp)
         left_before = tl.where(span > 0, left - t0 + SPAN, 0)
-        finish(y_at - SPAN * D_INNER, sums, skips_before, gates_before, left_before, D_INNER, GATED)
+        gates = (0, 0)
+        if GATED:
+            gates = get_two(memory, element + 1024 + before)
+        finish(y_at - SPAN * D_INNER, sums, skips_before, gates, left_before, D_INNER, GATED)
 
-        # The next span's elements, for every warp.
-        other = (1 - turn) * BUFFER
-        skips_next = ()
+        # The elements of the span after the next, for every warp.
+        next_buffer = tl.where(buffer == 2 * BUFFER, 0, buffer + BUFFER)
+        third_buffer = tl.where(next_buffer == 2 * BUFFER, 0, next_buffer + BUFFER)
+        x_third = get_two(memory, element + third_slot)
+        dt_third = get_two(memory, element + 512 + third_slot)
+        skips_third = ()
         for k in tl.static_range(2):
-            step, value = convert(dt_next[k], x_next[k], bias, left - t0 - SPAN - 4 * k, DT_SOFTPLUS, MASKED)
-            put(memory, own_step + other + 4 * k, step)
-            put_operand(memory, own_operand + other + 128 * k, step * value, upper)
-            skips_next = skips_next + (skip * value,)
+            step, value = convert(dt_third[k], x_third[k], bias, left - t0 - 2 * SPAN - 4 * k, DT_SOFTPLUS, MASKED)
+            put(memory, own_step + third_buffer + 4 * k, step)
+            put_operand(memory, own_operand + third_buffer + 128 * k, step * value, upper)
+            skips_third = skips_third + (skip * value,)
 
         # This span, four steps at a time: sums over states are picked, decays taken, terms multiplied and operands read at
         # distances that cover their latencies, as the compiler keeps to this order.
-        ready = g * PITCH + turn * BUFFER
-        operands = 8 * PITCH + 4 * lane + turn * BUFFER
         ours = parts + turn * PARTS + warp * 256
-        steps = get_quad(memory, ready)
-        steps_ahead = get_quad(memory, ready + 4)
-        left_ahead = get_quad(memory, operands)
-        left_far = get_quad(memory, operands + 128)
-        terms = outer(left_ahead, states[0], even, none, zero)
-        decays = decay_four(steps, rate)
-        totals = (zero, zero, zero, zero, zero, zero, zero, zero)
+        totals = (zero, zero, zero, zero)
         early = zero
         for four in tl.static_range(8):
-            if four < 7:
-                terms_ahead = outer(left_far, states[four + 1], even, none, zero)
-                decays_ahead = decay_four(steps_ahead, rate)
+            terms_ahead = outer(left_far, spread(B_far, B_spread), zero)
+            decays_ahead = decay_four(steps_ahead, rate)
             if four < 6:
-                steps_ahead = get_quad(memory, ready + (4 * four + 8))
-                left_far = get_quad(memory, operands + (four + 2) * 128)
+                steps_ahead = get_quad(memory, reading + buffer + (4 * four + 8))
+                left_far = get_quad(memory, operands + buffer + (four + 2) * 128)
+                B_far = get_half(memory, B_place + here + (four + 2) * 128)
+            else:
+                steps_ahead = get_quad(memory, reading + next_buffer + (4 * four - 24))
+                left_far = get_quad(memory, operands + next_buffer + (four - 6) * 128)
+                B_far = get_half(memory, B_place + next_slot + (four - 6) * 128)
+            if four % 2 == 0:
+                C_bits = (spread(C_half, C_first), spread(C_half, C_second))
+                if four < 6:
+                    C_half = get_half(memory, C_place + here + (four // 2 + 1) * 256)
+                else:
+                    C_half = get_half(memory, C_place + next_slot)
             h0 = decays[0] * h + terms[0]
             h1 = decays[1] * h0 + terms[1]
             h2 = decays[2] * h1 + terms[2]
             h = decays[3] * h2 + terms[3]
-            C_bits = states[8 + four // 2] << 16
-            new_totals = multiply_four((bits(h0), bits(h1)), C_bits) + multiply_four((bits(h2), bits(h)), C_bits)
+            new_totals = multiply_add((bits(h0), bits(h2), bits(h1), bits(h)), C_bits, (zero, zero, zero, zero))
             if four > 0:
-                picked = pick(totals, mine, (four - 1) % 2)
+                picked = pick(totals, upper, (four - 1) % 2)
                 if four % 2 == 1:
                     early = picked
                 else:
                     put_pair(memory, ours + (four // 2 - 1) * 64, early, picked)
             totals = new_totals
-            if four < 7:
-                terms = terms_ahead
-                decays = decays_ahead
-        put_pair(memory, ours + 3 * 64, early, pick(totals, mine, 1))
+            terms = terms_ahead
+            decays = decays_ahead
+        put_pair(memory, ours + 3 * 64, early, pick(totals, upper, 1))
+        await_copies(thread)
         tl.debug_barrier()
 
         skips_before = skips
-        gates_before = gates
         skips = skips_next
-        x_later = ()
-        dt_later = ()
-        for i in tl.static_range(2, 2 * DEPTH):
-            x_later = x_later + (x_next[i],)
-            dt_later = dt_later + (dt_next[i],)
-        x_next = x_later
-        dt_next = dt_later
-        states = states_next
-        x_at += SPAN * X_STRIDE
-        dt_at += SPAN * DT_STRIDE
-        z_at += SPAN * Z_STRIDE
+        skips_next = skips_third
+        here = next_slot
+        buffer = next_buffer
+        wide_at += wide_span
         y_at += SPAN * D_INNER
         B_at += SPAN * B_STRIDE
         C_at += SPAN * C_STRIDE
 
     spans = tl.cdiv(seqlen, SPAN)
     sums = collect(memory, parts + ((spans - 1) & 1) * PARTS, warp)
-    finish(y_at - SPAN * D_INNER, sums, skips_before, gates_before, left - (spans - 1) * SPAN, D_INNER, GATED)
-    tl.store(final_ptr + (batch * D_INNER + d) * D_STATE + state, h, mask=inside)
+    gates = (0, 0)
+    if GATED:
+        gates = get_two(memory, element + 1024 + (spans - 1) % SLOTS * SLOT)
+    finish(y_at - SPAN * D_INNER, sums, skips_before, gates, left - (spans - 1) * SPAN, D_INNER, GATED)
+    tl.store(final_ptr + (batch * D_INNER + d) * D_STATE + state, h)

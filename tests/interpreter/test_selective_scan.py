@@ -177,7 +177,7 @@ CASES = {
     "teams": Case(
         batch=1,
         seqlen=70,
-        d_inner=9,
+        d_inner=16,
         d_state=16,
         options="D z dt_bias initial_state",
         config=Configuration(4, 2, 1, 4, "teams"),
@@ -357,11 +357,15 @@ def test_the_table_of_configurations_is_fixed_and_serves_every_shape() -> None:
         assert serves(configuration(arguments.shape), arguments)
     odd = Case(d_inner=5, d_state=16, dtype=torch.bfloat16).build()
     unaligned = replace(odd, C=torch.randn(2, 33, 17).to(torch.bfloat16)[..., 1:])
-    assert serves(Configuration(4, 2, 1, 4, "teams"), odd)
+    assert not serves(Configuration(4, 2, 1, 4, "teams"), odd)
     assert serves(Configuration(4, 2, 1, 1, "products"), odd)
     assert not serves(Configuration(4, 2, 2, 1, "products"), odd)
     assert not any(serves(Configuration(4, 2, 1, 4, lanes), unaligned) for lanes in ("teams", "products"))
     assert not serves(Configuration(4, 2, 1, 4, "teams"), Case(d_state=16).build())
+    even = Case(d_inner=8, d_state=16, dtype=torch.bfloat16).build()
+    assert serves(Configuration(4, 2, 1, 4, "teams"), even)
+    shifted = replace(even, x=torch.randn(2, 33, 12).to(torch.bfloat16)[..., 4:])
+    assert not serves(Configuration(4, 2, 1, 4, "teams"), shifted)
     straddled = Case(d_inner=24, d_state=16, ngroups=2, dtype=torch.bfloat16).build()
     assert not serves(Configuration(4, 2, 1, 1, "products"), straddled)
     assert not serves(Configuration(8, 1, 2, 1, "states"), straddled)
