@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from workers.models import LanguageModel
 from workers.specs import RunSpec, TrainSpec
 from workers.tasks import IGNORE, Curriculum, EvalTotals, Task
+from workers.training import row_loss
 from workers.training.beside import Beside
 from workers.training.determinism import EVALUATION_SEED, derive_seed
 from workers.training.optim import StepRates
@@ -175,7 +176,12 @@ class EnsembleUpdate:
         """Add a micro-batch's gradients; see `RunUpdate`. Both numbers are one a member."""
         with self._placement.autocast(), TakenOver(self._projections, self._side_by_side):
             logits = self._stack.forward(inputs)
-        losses = F.cross_entropy(logits.flatten(0, 2).float(), targets.flatten(), ignore_index=IGNORE, reduction="none")
+        rows, sought = logits.flatten(0, 2), targets.flatten()
+        if row_loss.serves(rows):
+            slopes, totals, hits = row_loss.row_loss(rows, sought, weight, self._projections.apart, measure=measure)
+            torch.autograd.backward(rows, slopes)
+            return totals, hits
+        losses = F.cross_entropy(rows.float(), sought, ignore_index=IGNORE, reduction="none")
         totals = losses.view(len(inputs), -1).sum(1)
         torch.autograd.backward(totals, weight)
         totals = totals.detach()

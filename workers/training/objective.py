@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from workers.models import LanguageModel
 from workers.tasks import IGNORE
+from workers.training import row_loss
 from workers.training.fused_loss import Choice, Loss, chunked_loss, liger_loss
 from workers.training.projections import Projections
 
@@ -35,6 +36,10 @@ class Objective(nn.Module):
         targets = targets.flatten()
         if not self._choice.fused:
             logits: Tensor = self.model(inputs).flatten(0, 1)
+            if row_loss.serves(logits):
+                apart = None if self._projections is None else self._projections.apart
+                slopes, total, hits = row_loss.row_loss(logits, targets, scale, apart, measure=measure)
+                return Loss(logits, slopes, total, hits)
             # the mean's own kernel goes through the positions in one block
             total = F.cross_entropy(logits.float(), targets, ignore_index=IGNORE, reduction="none").sum()
             done = total.detach()

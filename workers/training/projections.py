@@ -155,6 +155,10 @@ class Projections:
         own = self._owned(parameter)
         return self._off_chain(own is not None and self._uses[id(own)] == 1, *made_of)
 
+    def apart(self, *made_of: Tensor) -> contextlib.AbstractContextManager[object]:
+        """Compute beside the chain what only what is beside it reads; what it is made of is kept."""
+        return self._off_chain(True, *made_of)
+
     def _owned(self, parameter: Tensor) -> Tensor | None:
         """Return the parameter that a tensor is all of, in whatever view; None for what was computed."""
         own = self._by_address.get(parameter.data_ptr())

@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_leaves
 from workers.models import build_model
 from workers.specs import ModelSpec, RunSpec
 from workers.tasks import build_task
+from workers.training import row_loss
 from workers.training.beside import Beside
 from workers.training.ensemble_update import EnsembleUpdate, Member
 from workers.training.optim import build_optimizer
@@ -176,6 +177,14 @@ def test_nothing_beside_the_chain_races_with_it(make_spec: MakeSpec, model: str,
     spec = make_spec(clip_grad_norm=clip).model_copy(update={"model": MODELS[model]})
     assert watch(spec, streams, precision) == []
     assert streams.forks > 10
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_neither_does_the_outcome_of_the_loss_in_one_kernel(
+    make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
+    monkeypatch.setattr(row_loss, "serves", lambda logits: True)  # as on a GPU
+    test_nothing_beside_the_chain_races_with_it(make_spec, "tied", 1.0, precision)
 
 
 def test_a_chain_that_does_not_wait_is_noticed(make_spec: MakeSpec) -> None:
