@@ -9,6 +9,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from workers.parallel import processes
+
 # What each member has for itself: its optimizer, its schedule and its own turns between steps
 OWN_TRAIN_FIELDS = frozenset(
     {
@@ -32,6 +34,8 @@ def refusal(spec: Mapping[str, Any]) -> str:
     dropout = spec.get("model", {}).get("dropout", 0.0)
     if dropout:
         return f"model.dropout is {dropout}: dropout draws from one random stream, which members cannot share"
+    if (count := processes(spec)) > 1:
+        return f"{count} processes train each run: a run is either several processes or one of an ensemble"
     if spec.get("train", {}).get("fused_loss", "auto") == "on":
         return "train.fused_loss is 'on': members hold the logits of all their positions"
     recomputing = spec.get("train", {}).get("activation_checkpointing", "off")

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from workers import parallel
 from workers.spec_base import Spec
 from workers.spec_model import Implementation, ModelSpec
 from workers.spec_tasks import (
@@ -61,6 +62,9 @@ class TrainSpec(Spec):
     batch_size: int = Field(32, ge=1)
     accumulate: int = Field(
         1, ge=1, description="micro-batches that a step's batch is computed in, which saves memory; divides batch_size"
+    )
+    data_parallel: int = Field(
+        0, ge=0, description="processes that share each batch, one a GPU; 0: as many as resources.gpus, else one"
     )
     lr: float = Field(1e-3, gt=0)
     schedule: Literal["constant", "cosine"] = "constant"
@@ -150,6 +154,12 @@ class RunSpec(Spec):
     train: TrainSpec = TrainSpec()
     resources: ResourceSpec = ResourceSpec()
     seed: int = Field(0, ge=0, lt=2**31)
+
+    @model_validator(mode="after")
+    def _can_be_shared(self) -> RunSpec:
+        if why := parallel.refusal(self.model_dump(mode="json", include={"model", "train", "resources"})):
+            raise ValueError(why)
+        return self
 
 
 class MetricSpec(Spec):

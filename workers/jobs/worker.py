@@ -31,7 +31,8 @@ from workers.jobs.system import sampling
 
 if TYPE_CHECKING:
     from workers.specs import RunSpec
-    from workers.training.context import RunContext, RunResult
+    from workers.training.context import MetricSink, RunContext, RunResult
+    from workers.training.ranks import Ranks
 
     Trial = Callable[[RunSpec, RunContext], RunResult]
 
@@ -55,6 +56,10 @@ def main(arguments: list[str]) -> int:
         from workers.jobs.packed import work_together
 
         return work_together(attempt)
+    from workers.jobs import ranked
+
+    if ranked.among_ranks():
+        return ranked.work_as_rank(attempt)
     return work(attempt)
 
 
@@ -91,10 +96,12 @@ def hold_leash(sinks: Sequence[SpoolSink]) -> None:
     threading.Thread(target=_end_with_supervisor, args=(sinks,), name="leash", daemon=True).start()
 
 
-def run_attempt(attempt: AttemptSpec, sink: SpoolSink, should_stop: Callable[[], bool]) -> Outcome:
+def run_attempt(
+    attempt: AttemptSpec, sink: SpoolSink, should_stop: Callable[[], bool], ranks: Ranks | None = None
+) -> Outcome:
     """Run an attempt in this process, write its result.json, and return what that says. Closes the sink."""
     with sampling(attempt, sink):
-        outcome = _outcome(attempt, sink, should_stop)
+        outcome = outcome_of(attempt, sink, should_stop, ranks)
     try:
         sink.close()
     except SpoolError as error:
@@ -145,7 +152,10 @@ def load_trial(name: str) -> Trial:
     return cast("Trial", found)
 
 
-def _outcome(attempt: AttemptSpec, sink: SpoolSink, should_stop: Callable[[], bool]) -> Outcome:
+def outcome_of(
+    attempt: AttemptSpec, sink: MetricSink, should_stop: Callable[[], bool], ranks: Ranks | None = None
+) -> Outcome:
+    """Run an attempt's trial, whatever comes of it."""
     try:
         trial = load_trial(attempt.trial)
         from workers.specs import RunSpec
@@ -153,7 +163,9 @@ def _outcome(attempt: AttemptSpec, sink: SpoolSink, should_stop: Callable[[], bo
 
         spec = RunSpec.model_validate(attempt.spec, strict=False)
         limit_gpu_memory(attempt.gpus)
-        context = RunContext(attempt.run_id, attempt.number, Path(attempt.run_directory), sink, should_stop)
+        context = RunContext(
+            attempt.run_id, attempt.number, Path(attempt.run_directory), sink, should_stop, ranks=ranks
+        )
         return to_outcome(trial(spec, context))
     except Exception as error:  # noqa: BLE001 - whatever a trial raises is the run's result, not this process's failure
         return failure(error)

@@ -8,7 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
+
+if TYPE_CHECKING:
+    from workers.training.ranks import Ranks
 
 JSON: TypeAlias = bool | int | float | str | Sequence["JSON"] | Mapping[str, "JSON"] | None
 Status = Literal["completed", "stopped"]
@@ -46,6 +49,7 @@ class RunContext:
         sink: receives metrics and facts.
         should_stop: asked before every step; once it is true, a checkpoint is written and the run returns `stopped`.
         accept_other_spec: resume even from a checkpoint of a spec that computes something else.
+        ranks: this process among those that train the run together; None where it is alone.
     """
 
     run_id: str
@@ -54,6 +58,7 @@ class RunContext:
     sink: MetricSink
     should_stop: Callable[[], bool] = never_stop
     accept_other_spec: bool = False
+    ranks: Ranks | None = None
 
 
 @dataclass(frozen=True, slots=True)

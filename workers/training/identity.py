@@ -10,7 +10,8 @@ from workers.specs import RunSpec, flatten
 # Fields that change neither the parameters after a given step nor a metric at it: how long to go on, when and how to save, with
 # what resources, with captured steps or without, what of memory and waiting is saved, at which other lengths to evaluate in the
 # end. A checkpoint may be resumed under other values of these.
-# (A cosine's later rates do follow `steps`, and so do the later stages of a curriculum.)
+# (How many processes share a batch changes the order of sums alone, as another GPU does.
+# A cosine's later rates do follow `steps`, and so do the later stages of a curriculum.)
 FREE_TRAIN_FIELDS = frozenset(
     {
         "steps",
@@ -21,6 +22,7 @@ FREE_TRAIN_FIELDS = frozenset(
         "async_checkpoints",
         "threads",
         "capture",
+        "data_parallel",
         "activation_checkpointing",
         "prefetch",
         "probe_every",

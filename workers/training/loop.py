@@ -79,7 +79,8 @@ class TrainingLoop:
         self.optimizer, self.placement, self.store, self.progress = optimizer, placement, store, progress
         self.checkpoint_step = progress.step
         beside = saves_beside(spec.train, placement)
-        self._saver = Saver(store, spec, beside=beside, whole=self._note_checkpoint)
+        leads = context.ranks is None or context.ranks.leads
+        self._saver = Saver(store, spec, beside=beside, whole=self._note_checkpoint, leads=leads)
         self._window = Window(spec.train.log_every, placement.device, losses=progress.losses, norms=progress.norms)
         self._row: _Row | None = None
         self._cut_at = progress.step
@@ -173,7 +174,14 @@ class TrainingLoop:
 
     def _stepper(self) -> Stepper:
         spec, placement = self.spec, self.placement
-        update = RunUpdate(spec, task=self.task, model=self.model, optimizer=self.optimizer, placement=placement)
+        update = RunUpdate(
+            spec,
+            task=self.task,
+            model=self.model,
+            optimizer=self.optimizer,
+            placement=placement,
+            ranks=self.context.ranks,
+        )
         self.context.sink.note("memory", update.facts())
         self.context.sink.note("checkpoints", {"asynchronous": saves_beside(spec.train, placement)})
         return build_stepper(

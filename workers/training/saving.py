@@ -32,12 +32,19 @@ class Saver:
         spec: the run's.
         beside: write in a thread; else `save` returns once the checkpoint is whole.
         whole: told of each checkpoint that has become whole.
+        leads: False where another process saves for this one.
     """
 
     def __init__(
-        self, store: CheckpointStore, spec: RunSpec, *, beside: bool, whole: Callable[[Checkpoint], None]
+        self,
+        store: CheckpointStore,
+        spec: RunSpec,
+        *,
+        beside: bool,
+        whole: Callable[[Checkpoint], None],
+        leads: bool = True,
     ) -> None:
-        self._store, self._spec, self._beside, self._whole = store, spec, beside, whole
+        self._store, self._spec, self._beside, self._whole, self._leads = store, spec, beside, whole, leads
         self._thread: threading.Thread | None = None
         self._written: Checkpoint | None = None
         self._failure: BaseException | None = None
@@ -49,6 +56,8 @@ class Saver:
             CheckpointError: this one or the one before cannot be written.
         """
         self.wait()
+        if not self._leads:
+            return
         snapshot = take_snapshot(model, optimizer, apart=self._beside)
         if not self._beside:
             self._whole(self._store.write(step, snapshot, self._spec, state))

@@ -37,6 +37,8 @@ def run_trial(spec: RunSpec, context: RunContext) -> RunResult:
         RunOutOfMemoryError: the device or the host had too little memory.
     """
     placement = place(spec)
+    if context.ranks is not None:
+        context = context.ranks.of(context)
     try:
         with reproducible(placement):
             return _run(spec, context, placement)
@@ -107,6 +109,9 @@ def prepare(spec: RunSpec, context: RunContext, placement: Placement) -> Prepare
         report=lambda sentence: context.sink.note("warning", {"message": sentence}),
     )
     progress = _resume(spec, context, store, model, optimizer, placement)
+    if context.ranks is not None:
+        context.ranks.check_resumed(progress.step)
+        context.sink.note("data_parallel", context.ranks.facts())
     note_facts(context.sink, task, model, placement)
     return PreparedTrial(context, task, model, optimizer, store, progress, progress.step)
 
@@ -119,7 +124,8 @@ def _resume(
     optimizer: torch.optim.Optimizer,
     placement: Placement,
 ) -> Progress:
-    store.remove_leftovers()
+    if context.ranks is None or context.ranks.leads:
+        store.remove_leftovers()
     checkpoint = store.newest()
     if checkpoint is None:
         return Progress()

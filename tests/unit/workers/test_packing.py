@@ -72,6 +72,11 @@ def test_a_fused_loss_is_refused_where_it_was_asked_for() -> None:
     assert refusal(changed("train", "fused_loss", "auto")) == ""
 
 
+def test_a_run_of_several_processes_is_no_member() -> None:
+    assert "2 processes train each run" in refusal(changed("train", "data_parallel", 2))
+    assert refusal(changed("train", "data_parallel", 1)) == ""
+
+
 @pytest.fixture
 def auto_packs(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if a measurement had said that it pays."""
