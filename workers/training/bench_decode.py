@@ -155,7 +155,8 @@ def _lap(take: Callable[[], object], count: int, device: torch.device) -> float:
 
 def _ours(spec: ModelSpec, vocab_size: int, batch: int, device: str) -> tuple[Step, torch.device]:
     torch.manual_seed(0)
-    model = build_model(spec, vocab_size).to(device).eval()
+    with torch.device(device):
+        model = build_model(spec, vocab_size).eval()
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
     for module in model.modules():
         if isinstance(module, nn.Linear | nn.Embedding):
@@ -175,8 +176,9 @@ def _official(spec: ModelSpec, vocab_size: int, batch: int, device: str) -> tupl
     generation: Any = importlib.import_module("mamba_ssm.utils.generation")
     torch.manual_seed(0)
     train, task = TrainSpec(steps=1, batch_size=batch), InductionHeadsSpec(seqlen=64)
-    model: Any = bench_official.build(RunSpec(model=spec, task=task, train=train), vocab_size)
-    model = model.to(device, torch.bfloat16).eval()
+    with torch.device(device):
+        model: Any = bench_official.build(RunSpec(model=spec, task=task, train=train), vocab_size)
+    model = model.to(torch.bfloat16).eval()
     cache = model.allocate_inference_cache(batch, 1, dtype=torch.bfloat16)
     # an offset that is not 0 asks for the decode step
     inference = generation.InferenceParams(

@@ -35,7 +35,8 @@ class OfficialRig:
 
     def __init__(self, spec: RunSpec, placement: Placement, task: Task) -> None:
         self.spec, self.placement, self.task = spec, placement, task
-        self.model = build(spec, task.vocab_size).to(placement.device).train()
+        with torch.device(placement.device):
+            self.model = build(spec, task.vocab_size).train()
         self.tokens = spec.train.batch_size * task.seqlen
         self.parameters = sum(parameter.numel() for parameter in self.model.parameters())
         on_gpu = placement.device.type == "cuda"
