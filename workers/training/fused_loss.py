@@ -146,12 +146,16 @@ def _forward(
         known = sought != IGNORE
         place = torch.where(known, sought, 0)[:, None]
         logits = fed @ taken.t()
+        most, guess = logits.max(-1)
         if measure:
-            hits += (logits.argmax(-1) == sought).sum()  # IGNORE is no token: such positions are never right
-        logs = torch.log_softmax(logits, -1, dtype=fine)
-        own = logs.gather(1, place)
-        losses[rows] = torch.where(known, -own.squeeze(1), 0.0)
-        slope = logs.exp_().scatter_(1, place, own.exp() - 1)
+            hits += (guess == sought).sum()  # IGNORE is no token: such positions are never right
+        wanted = logits.gather(1, place).to(fine)
+        slope = torch.softmax(logits, -1, dtype=fine)
+        # the largest probability is one over the sum of exponentials, and never too small for a logarithm
+        logsum = most.to(fine)[:, None] - slope.gather(1, guess[:, None]).log()
+        loss = logsum - wanted
+        losses[rows] = torch.where(known, loss.squeeze(1), 0.0)
+        slope.scatter_(1, place, (-loss).expm1())
         dlogits = torch.mul(slope, (known * scale)[:, None], out=logits)  # rounded once, as autograd would
         torch.mm(dlogits, taken, out=dhidden[rows])
         _add_product(dweight, dlogits.t(), fed)
