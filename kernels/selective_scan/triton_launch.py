@@ -87,15 +87,11 @@ def _keeps_groups(config: Configuration, d_inner: int, ngroups: int) -> bool:
 
 def _for_words(shape: Shape, work: int) -> Configuration | None:
     """The table for 16 states in bf16, as Mamba has them under autocast; None where the alignment is not enough."""
-    if work >= 32768 and shape.pairs:
-        return WORDS["most channels"]
     if work >= 12288:
-        return WORDS["many channels"]
+        return WORDS["many channels" if shape.pairs and shape.seqlen % 8 == 0 else "many channels, odd"]
     if work < 1024 and shape.seqlen >= 8192 and shape.pairs:
         return replace(WORDS["few, long"], splits=min(32768 // work, shape.seqlen // 256))
-    if not shape.wide:
-        return None
-    return WORDS["half as many" if work >= 4096 else "few"]
+    return WORDS["few"] if shape.wide else None
 
 
 def _for_sixteen_states(work: int, seqlen: int) -> Configuration:

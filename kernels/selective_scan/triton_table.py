@@ -15,17 +15,15 @@ SIXTEEN_STATES = {
 }
 SIXTY_FOUR_STATES = Configuration(blocks=4, steps=8, channels=1, warps=4, registers=128)
 
-USE_WORDS = False
-"""Whether bf16 takes the layouts below by default. Their kernels are exact in the interpreter and as compiled PTX on a CPU, but
-the parity suite has not yet passed over them on a GPU (docs/LOG.md); until it has, they run where a configuration names them."""
+USE_WORDS = True
+"""Whether bf16 takes the layouts below by default, where `Arguments.words` (and `pairs`, `wide`)."""
 
 WORDS = {
-    "most channels": Configuration(blocks=4, steps=2, channels=2, warps=4, lanes="products", registers=255),
-    "many channels": Configuration(blocks=4, steps=2, channels=1, warps=4, lanes="products", registers=96),
-    "half as many": Configuration(blocks=4, steps=2, channels=1, warps=4, lanes="teams", registers=128),
-    "few": Configuration(blocks=4, steps=2, channels=1, warps=4, lanes="teams", registers=168, unroll=2),
+    "many channels": Configuration(blocks=4, steps=2, channels=2, warps=4, lanes="products", registers=168),
+    "many channels, odd": Configuration(blocks=4, steps=2, channels=1, warps=4, lanes="products", registers=96),
+    "few": Configuration(blocks=4, steps=2, channels=1, warps=4, lanes="teams", registers=128),
     "few, long": Configuration(blocks=4, steps=2, channels=2, warps=4, lanes="products", registers=128),
 }
-"""Where `Arguments.words`, and 16 states."""
+"""With 16 states. Masks cost two channels a thread more than one: a length that blocks of 8 steps do not divide is "odd"."""
 
 WORDS_SIXTY_FOUR_STATES = Configuration(blocks=4, steps=2, channels=2, warps=4, lanes="products")

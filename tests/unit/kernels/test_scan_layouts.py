@@ -1,21 +1,16 @@
 """The table of the Triton scan's layouts: what it picks is fixed, serves the shape and keeps groups apart."""
 
-from collections.abc import Iterator
 from itertools import product
 
 import pytest
 
-from kernels.selective_scan import triton_launch
 from kernels.selective_scan.triton_launch import Shape, configuration
 
 
-@pytest.fixture(params=[False, True], ids=["fp32", "bf16"], autouse=True)
-def words(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[bool]:
-    """With and without the layouts for bf16, which need no GPU to be chosen."""
-    monkeypatch.setattr(triton_launch, "USE_WORDS", True)
-    configuration.cache_clear()
-    yield request.param
-    configuration.cache_clear()
+@pytest.fixture(params=[False, True], ids=["fp32", "bf16"])
+def words(request: pytest.FixtureRequest) -> bool:
+    """Whether all is bf16 and aligned."""
+    return bool(request.param)
 
 
 @pytest.mark.parametrize(("members", "channels", "batch"), [(8, 128, 8), (4, 128, 2), (16, 256, 64), (3, 1536, 8)])
