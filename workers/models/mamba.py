@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from kernels.causal_conv1d import causal_conv1d, causal_conv1d_update
 from workers.models.registry import LayerState, Mixer, build_inner, register_mixer
+from workers.models.split import project
 from workers.specs import ModelSpec
 
 Plain = Literal["auto", "reference", "torch", "triton"]
@@ -92,8 +93,7 @@ class MambaMixer(Mixer):
         return state
 
     def _project(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        projected: Tensor = self.in_proj(x)
         if not self.gate:
-            return projected, None
-        x, z = projected.chunk(2, dim=-1)
+            return self.in_proj(x), None
+        x, z = project(x, self.in_proj.weight, (self.d_inner, self.d_inner))
         return x, z

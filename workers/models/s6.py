@@ -21,6 +21,7 @@ from workers.models.decay import decay_rates
 from workers.models.initialization import initial_dt_bias
 from workers.models.mamba import plain_implementation
 from workers.models.registry import Inner, LayerState, register_inner
+from workers.models.split import project
 from workers.specs import ModelSpec
 
 
@@ -113,7 +114,7 @@ class S6(Inner):
 
     def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return dt before its bias and softplus, B and C: of the input where selective, else constant."""
-        parts = (x, x, x) if self.x_proj is None else self.x_proj(x).split(self.widths, dim=-1)
+        parts = (x, x, x) if self.x_proj is None else project(x, self.x_proj.weight, self.widths)
         dt = torch.zeros_like(self.dt_bias) if self.dt_weight is None else F.linear(parts[0], self.dt_weight)
         return dt, self._states(parts[1], self.B), self._states(parts[2], self.C)
 

@@ -26,6 +26,7 @@ from torch.overrides import TorchFunctionMode
 
 from kernels.common.aside import taking
 from workers.models.decay import decay_rates
+from workers.models.split import project
 from workers.training.beside import Beside
 
 ONE_HOT = 2**24  # numbers of the one-hot rows, 64 MiB: beyond them PyTorch's own gradient of an embedding is used
@@ -67,6 +68,10 @@ class Renewed:
             self._masters.append(parameter.detach())
             self._made[id(parameter)] = self._make(parameter.detach())
         return self._made[id(parameter)]
+
+    def addresses(self) -> dict[int, int]:
+        """Return the id of each parameter by the address of what was made of it."""
+        return {made.data_ptr(): key for key, made in self._made.items()}
 
     def forget_mark(self) -> None:
         """Take note that the chain has waited for everything."""
@@ -203,6 +208,12 @@ class _TakenOver(TorchFunctionMode):
         if func is F.linear and id(args[1]) in projections.own:
             projections.use(args[1])
             return _linear(projections, *args, **kwargs)
+        if func is project:
+            x, weight, sizes = args
+            if id(weight) not in projections.own:
+                return torch.split(F.linear(x, weight), list(sizes), dim=-1)
+            projections.use(weight)
+            return torch.split(_linear(projections, x, weight), list(sizes), dim=-1)
         if func is F.embedding and id(args[1]) in projections.own:
             if args[0].dim() != 2 or args[0].numel() * args[1].shape[0] > ONE_HOT:
                 projections.share(args[1])

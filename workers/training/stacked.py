@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +19,8 @@ from torch.func import functional_call
 
 from workers.models import LanguageModel
 
+Through = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
+_OF_CHANNELS = ("mixer.conv_weight", "mixer.conv_bias", "inner.dt_bias", "inner.D")
 _ALIGNMENT = 8  # numbers; products want their operands at multiples of 16 bytes, in bf16 too
 
 
@@ -87,12 +89,21 @@ class Stack:
         names = ("mixer.in_proj.weight", "dt_weight")
         return frozenset(id(storage) for name, storage in self._stacked.items() if name.endswith(names))
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Return logits (members, batch, seqlen, vocab_size) for int64 tokens (members, batch, seqlen), or the same for all."""
+    @property
+    def of_channels(self) -> frozenset[str]:
+        """The names of parameters that belong to the channels of a convolution or a scan."""
+        return frozenset(name for name in self.names if name.endswith(_OF_CHANNELS))
+
+    def forward(self, tokens: Tensor, through: Through | None = None) -> Tensor:
+        """Return logits (members, batch, seqlen, vocab_size) for int64 tokens (members, batch, seqlen), or the same for all.
+
+        `through` gives what is computed with in place of the stacked parameters.
+        """
+        parameters: Mapping[str, Tensor] = self._stacked if through is None else through(self._stacked)
         with warnings.catch_warnings():
             # attention on a CPU has no rule of its own and is done member by member, at no loss
             warnings.filterwarnings("ignore", "There is a performance drop because we have not yet implemented")
-            logits: Tensor = (self._together if tokens.dim() == 3 else self._alike)(self._stacked, tokens)
+            logits: Tensor = (self._together if tokens.dim() == 3 else self._alike)(parameters, tokens)
         return logits
 
     def zero_gradients(self) -> None:
@@ -130,6 +141,6 @@ class Stack:
     def _nothing(self, size: int) -> Tensor:
         return self.rows.new_zeros(self.members, size)
 
-    def _forward(self, parameters: dict[str, nn.Parameter], tokens: Tensor) -> Tensor:
+    def _forward(self, parameters: Mapping[str, Tensor], tokens: Tensor) -> Tensor:
         logits: Tensor = functional_call(self._skeleton, dict[str, Tensor](parameters), (tokens,))
         return logits

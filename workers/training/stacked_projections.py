@@ -8,7 +8,8 @@ layout as it is.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,8 +21,9 @@ from torch.overrides import TorchFunctionMode
 
 from kernels.common.members import first
 from workers.models.decay import decay_rates
+from workers.models.split import project
 from workers.training.beside import Beside
-from workers.training.projections import ONE_HOT, Decay, Projections
+from workers.training.projections import ONE_HOT, Decay, Projections, Renewed
 from workers.training.stacked import Stack
 
 
@@ -31,13 +33,53 @@ class StackedProjections(Projections):
     def __init__(self, stack: Stack, device: torch.device, beside: Beside | None) -> None:
         super().__init__(stack.storages, device, beside)
         self._stack = stack
+        self._copies = Renewed(beside, _in_one_piece, torch._foreach_copy_)
         self._names = {id(storage): name for name, storage in zip(stack.names, stack.storages, strict=True)}
+
+    @contextlib.contextmanager
+    def step(self) -> Iterator[None]:
+        """Hold for one step's forward and backward passes; at the end every gradient is there for what follows."""
+        self._copies.renew()
+        with super().step():
+            self._by_address |= {place: self.own[key] for place, key in self._copies.addresses().items()}
+            yield
+        self._copies.forget_mark()
+
+    def in_one_piece(self, stacked: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the stacked parameters, those of channels copied to where members lie side by side without gaps.
+
+        The ops that take members side by side would each copy them in the chain.
+        """
+        return {
+            name: _Copied.apply(values, self) if name in self._stack.of_channels else values  # type: ignore[no-untyped-call]
+            for name, values in stacked.items()
+        }
+
+    def copied(self, parameter: Tensor) -> Tensor:
+        """Return this step's copy of a parameter."""
+        return self._copies.of(parameter).detach()
 
     def cast(self, parameter: Tensor) -> Tensor:
         """Return a stacked parameter as autocast's products take it; itself without autocast."""
         if not torch.is_autocast_enabled(self.device.type):
             return parameter.detach()
         return self._stack.view(self._names[id(parameter)], self._casts.of(self._stack.rows))
+
+
+def _in_one_piece(parameter: Tensor) -> Tensor:
+    return parameter.clone(memory_format=torch.contiguous_format)
+
+
+class _Copied(torch.autograd.Function):
+    """A parameter, from a copy of it: the gradient of one is that of the other."""
+
+    @staticmethod
+    def forward(ctx: Any, parameter: Tensor, projections: StackedProjections) -> Tensor:  # noqa: ARG004
+        return projections.copied(parameter)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ARG004
+        return gradient, None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +108,9 @@ class TakenOver(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is F.linear:
             return _linear(self._stacked, *args, **kwargs)
+        if func is project:
+            x, weight, sizes = args
+            return _Split.apply(x, weight, tuple(sizes), self._stacked)  # type: ignore[no-untyped-call]
         if func is F.embedding and args[0].numel() * args[1].shape[0] <= ONE_HOT:
             return _Embedding.apply(args[0], args[1], self._stacked.projections)  # type: ignore[no-untyped-call]
         if func is decay_rates:
@@ -139,15 +184,96 @@ class _Products(torch.autograd.Function):
         dx = None
         if ctx.needs_input_grad[0]:
             came_so = not rows.is_contiguous() and rows.transpose(0, 1).is_contiguous()
-            dx = _bmm(dy, taken, ctx.x_dtype, side_by_side=came_so)
-            shape = ctx.x_shape
-            dx = (
-                dx.transpose(0, 1).view(*shape[1:-1], shape[0], shape[-1]).movedim(-2, 0) if came_so else dx.view(shape)
-            )
+            dx = _as_it_came(_bmm(dy, taken, ctx.x_dtype, side_by_side=came_so), ctx.x_shape, side_by_side=came_so)
         with ctx.projections.aside(weight, dy, rows):
             dweight = _bmm(dy.transpose(1, 2), rows, weight.dtype)
             dbias = None if bias is None else dy.sum(1, dtype=bias.dtype)
         return dx, dweight, dbias, None, None
+
+
+class _Split(torch.autograd.Function):
+    """As `_Linear`, of `project`."""
+
+    @staticmethod
+    def forward(x: Tensor, weight: Tensor, sizes: tuple[int, ...], stacked: _Stacked) -> tuple[Tensor, ...]:
+        raise NotImplementedError("stacked projections are for use inside vmap over the weights")
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        """Nothing is kept: see `forward`."""
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: tuple[int | None, ...], x: Tensor, weight: Tensor, sizes: tuple[int, ...], stacked: _Stacked
+    ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+        """Compute all members' products at once."""
+        _check_own(stacked.projections, weight)
+        stacked.projections.use(weight)
+        x = first(x, in_dims[0], info.batch_size)
+        side_by_side = id(weight) in stacked.side_by_side
+        parts: tuple[Tensor, ...] = _Parts.apply(x, weight, sizes, stacked.projections, side_by_side)  # type: ignore[no-untyped-call]
+        return parts, tuple(parts[0].dim() - 2 if side_by_side else 0 for _ in parts)
+
+
+class _Parts(torch.autograd.Function):
+    """As `_Products` without a bias, cut along the outputs. Their gradients are multiplied part by part: nothing joins them.
+
+    Parts that are wanted side by side are products of their own, since a part of one product could not be laid out so.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, sizes: tuple[int, ...], projections: Projections, side_by_side: bool
+    ) -> tuple[Tensor, ...]:
+        taken = projections.cast(weight)
+        fed = x.to(taken.dtype)
+        rows, lead = fed.flatten(1, -2), x.shape[1:-1]
+        ctx.save_for_backward(rows, taken)
+        ctx.weight, ctx.projections, ctx.sizes = weight, projections, sizes
+        ctx.x_dtype, ctx.x_shape, ctx.side_by_side = x.dtype, x.shape, side_by_side
+        if side_by_side:
+            products = [
+                _bmm(rows, part.transpose(1, 2), taken.dtype, side_by_side=True)
+                for part in torch.split(taken, list(sizes), 1)
+            ]
+            return tuple(one.transpose(0, 1).view(*lead, len(x), -1) for one in products)
+        whole = _bmm(rows, taken.transpose(1, 2), taken.dtype).view(len(x), *lead, -1)
+        return torch.split(whole, list(sizes), -1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *parts: Tensor) -> tuple[Tensor | None, ...]:
+        rows, taken = ctx.saved_tensors
+        cut = [(dy, own) for dy, own in zip(parts, torch.split(taken, list(ctx.sizes), 1), strict=True) if own.shape[1]]
+        slopes = [dy.flatten(0, -3).transpose(0, 1) if ctx.side_by_side else dy.flatten(1, -2) for dy, _ in cut]
+        dx = None
+        if ctx.needs_input_grad[0]:
+            came_so = not rows.is_contiguous() and rows.transpose(0, 1).is_contiguous()
+            weights = [own for _, own in cut]
+            dx = _sum_of_products(slopes, weights, ctx.x_dtype, side_by_side=came_so)
+            dx = _as_it_came(dx, ctx.x_shape, side_by_side=came_so)
+        with ctx.projections.aside(ctx.weight, *slopes, rows):
+            dweight = torch.cat([_bmm(dy.transpose(1, 2), rows, ctx.weight.dtype) for dy in slopes], 1)
+        return dx, dweight, None, None, None
+
+
+def _sum_of_products(
+    left: Sequence[Tensor], right: Sequence[Tensor], dtype: torch.dtype, *, side_by_side: bool
+) -> Tensor:
+    total = _bmm(left[0], right[0], dtype, side_by_side=side_by_side)
+    for one, other in zip(left[1:], right[1:], strict=True):
+        if one.dtype == total.dtype:
+            total.baddbmm_(one, other)
+        else:
+            total += _bmm(one, other, dtype, side_by_side=side_by_side)
+    return total
+
+
+def _as_it_came(dx: Tensor, shape: torch.Size, *, side_by_side: bool) -> Tensor:
+    """View the rows (members, rows, inputs) of a gradient in the shape of what they are a gradient of."""
+    if side_by_side:
+        return dx.transpose(0, 1).view(*shape[1:-1], shape[0], shape[-1]).movedim(-2, 0)
+    return dx.view(shape)
 
 
 def _bmm(left: Tensor, right: Tensor, dtype: torch.dtype, *, side_by_side: bool = False) -> Tensor:

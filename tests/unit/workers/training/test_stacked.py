@@ -11,10 +11,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from workers.models import LanguageModel, build_model
+from workers.models.split import project
 from workers.specs import ModelSpec, RunSpec
 from workers.training.optim import build_optimizer
 from workers.training.stacked import Stack
 from workers.training.stacked_moments import gather_moments
+from workers.training.stacked_projections import StackedProjections, TakenOver
 
 SPEC = ModelSpec(d_model=8, n_layer=1, d_state=3, dt_rank=3)
 
@@ -113,3 +115,38 @@ def state_of(model: LanguageModel, optimizer: torch.optim.Optimizer) -> dict[tup
         for parameter, slots in optimizer.state.items()
         for slot, values in slots.items()
     }
+
+
+def test_what_a_scan_takes_side_by_side_lies_so() -> None:
+    """The members' channels then need no copy: one flat view serves all of them."""
+    own = models(3)
+    stack = Stack(own, [names_of(own[0])])
+    projections = StackedProjections(stack, torch.device("cpu"), None)
+    storage = dict(zip(stack.names, stack.storages, strict=True))["blocks.0.mixer.in_proj.weight"]
+    with projections.step(), TakenOver(projections, stack.feeding_channels()):
+        x, z = torch.vmap(lambda weight: project(torch.ones(2, 7, 8), weight, (16, 16)), out_dims=2)(storage)
+    for part in (x, z):
+        assert part.shape == (2, 7, 3, 16)
+        assert part.is_contiguous()
+    expected = torch.stack([torch.nn.functional.linear(torch.ones(2, 7, 8), one) for one in storage], 2)
+    torch.testing.assert_close(torch.cat((x, z), -1), expected)
+
+
+def test_copies_of_channels_are_those_of_their_step() -> None:
+    own = models(3)
+    stack = Stack(own, [names_of(own[0])])
+    projections = StackedProjections(stack, torch.device("cpu"), None)
+    stacked = dict(zip(stack.names, stack.storages, strict=True))
+    name = "blocks.0.mixer.conv_weight"
+    for value in (1.0, 2.0):
+        with torch.no_grad():
+            stack.rows.fill_(value)
+        with projections.step():
+            found = projections.in_one_piece(stacked)
+        assert found[name].is_contiguous()
+        assert (found[name] == value).all()
+        assert found["embedding.weight"] is stacked["embedding.weight"]
+    found[name].sum().backward()  # type: ignore[no-untyped-call]
+    gradient = stacked[name].grad
+    assert gradient is not None
+    assert (gradient == 1).all()
