@@ -8,6 +8,7 @@ attempt's worker: it alone has the spool and writes result.json.
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -82,6 +83,7 @@ def joined(spec: Any) -> Iterator[Ranks]:
     try:
         yield Ranks()
     finally:
+        gc.collect()  # graphs that hold the group's sums must be gone before it
         dist.destroy_process_group()
 
 

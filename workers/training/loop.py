@@ -184,9 +184,9 @@ class TrainingLoop:
         )
         self.context.sink.note("memory", update.facts())
         self.context.sink.note("checkpoints", {"asynchronous": saves_beside(spec.train, placement)})
-        return build_stepper(
-            update, self._window, spec.train, placement, self.context.sink, operations=update.operations
-        )
+        # ranks take steps one by one: whether another one records them as well is not known here
+        operations = update.operations if self.context.ranks is None else math.inf
+        return build_stepper(update, self._window, spec.train, placement, self.context.sink, operations=operations)
 
     def _take_note(self, steps: int) -> None:
         """Take note of steps that were asked for, and cut a row where one is due.

@@ -2,26 +2,30 @@
 
 Whoever starts them, torchrun or Ray Train, makes the process group; training is handed what it needs of it. Rank 0 alone
 reports and saves. Each rank draws the whole batch of a step, which depends on the seed and the step alone, and computes its
-rows; gradients are added up by PyTorch's DistributedDataParallel, so that a step is that of one process at the same batch but
-for the order of sums. Ranks go through the same turns in step: whatever one of them alone knows (that it is asked to stop)
-all of them agree on.
+rows; the gradients are added up once the backward pass is done, so that a step is that of one process at the same batch but for
+the order of sums. Ranks go through the same turns in step: whatever one of them alone knows (that it is asked to stop) all of
+them agree on.
+
+PyTorch's DistributedDataParallel would add gradients up during the backward pass, by hooks that a CUDA graph does not run. The
+graph is worth more: at the 130M shape a captured step takes half the time of an eager one on an H100 (docs/LOG.md, "Large models").
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
 
 from workers.errors import CheckpointError
 from workers.tasks import Batch
 from workers.training.context import JSON, RunContext
+from workers.training.window import NORM
+
+_BUCKET = 2**26  # bytes
 
 
 class Ranks:
@@ -53,20 +57,25 @@ class Ranks:
         dist.all_reduce(bounds, dist.ReduceOp.MAX, group=self._control)
         return bool(bounds[0] == -bounds[1])
 
-    def add_up(self, tensor: Tensor) -> None:
-        """Put the sum of all ranks' tensors in place of each; on a GPU nothing waits for it."""
-        dist.all_reduce(tensor)
+    def whole(self, outcome: Tensor) -> Tensor:
+        """Return a step's outcome whose loss and accuracy are the sums of the ranks' shares; the norm is that of all already."""
+        shares = outcome.clone()
+        dist.all_reduce(shares)
+        shares[NORM] = outcome[NORM]
+        return shares
 
     def share(self, batch: Batch) -> Batch:
         """Return this rank's rows of a batch."""
         return batch.cut(self.size)[self.rank]
 
-    def parallel(self, objective: nn.Module, device: torch.device) -> DistributedDataParallel:
-        """Return a module whose gradients are the mean of all ranks' at the end of each backward."""
-        devices = [device] if device.type == "cuda" else None
-        return DistributedDataParallel(
-            objective, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True
-        )
+    def add_up_gradients(self, parameters: Iterable[Tensor]) -> None:
+        """Put the sum of all ranks' gradients in place of each, in buckets; on a GPU nothing waits for it."""
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        for bucket in _buckets(gradients):
+            flat = torch.cat([gradient.flatten() for gradient in bucket])
+            dist.all_reduce(flat)
+            pieces = flat.split([gradient.numel() for gradient in bucket])  # type: ignore[no-untyped-call]
+            torch._foreach_copy_(bucket, [piece.view_as(one) for piece, one in zip(pieces, bucket, strict=True)])
 
     def facts(self) -> dict[str, JSON]:
         """Return what the record keeps."""
@@ -92,9 +101,17 @@ class Ranks:
             )
 
 
-def without_sync(objective: nn.Module) -> contextlib.AbstractContextManager[object]:
-    """Hold for a micro-batch that is not the step's last: gradients are added up over ranks once a step."""
-    return objective.no_sync() if isinstance(objective, DistributedDataParallel) else contextlib.nullcontext()
+def _buckets(gradients: Iterable[Tensor]) -> Iterator[list[Tensor]]:
+    """Yield gradients of one type in lists of about `_BUCKET` bytes: many small sums would each cost a round."""
+    bucket: list[Tensor] = []
+    for gradient in gradients:
+        full = sum(one.nbytes for one in bucket) + gradient.nbytes > _BUCKET
+        if bucket and (full or bucket[0].dtype != gradient.dtype):
+            yield bucket
+            bucket = []
+        bucket.append(gradient)
+    if bucket:
+        yield bucket
 
 
 class _Silent:

@@ -34,7 +34,7 @@ from workers.training.optim import StepRates, clip_gradients
 from workers.training.precision import Placement
 from workers.training.prefetch import Prefetch, prefetches
 from workers.training.projections import Projections
-from workers.training.ranks import Ranks, without_sync
+from workers.training.ranks import Ranks
 from workers.training.recompute import Recomputation
 from workers.training.schedule import learning_rate
 from workers.training.window import Window
@@ -129,9 +129,8 @@ class RunUpdate:
         self.operations = 6.0 * tokens * sum(parameter.numel() for parameter in self._parameters)
         on_gpu = placement.device.type == "cuda"
         recomputes = spec.train.activation_checkpointing != "off"
-        # work beside the chain keeps what it is made of, which is what recomputing is to save; ranks add up gradients as they come
-        alone = not recomputes and ranks is None
-        if on_gpu and spec.train.accumulate == 1 and self.operations <= LARGE_STEP and alone:
+        # work beside the chain keeps what it is made of, which is what recomputing is to save
+        if on_gpu and spec.train.accumulate == 1 and self.operations <= LARGE_STEP and not recomputes:
             beside = Beside(placement.device)
         self._beside = beside
         self._projections = Projections(model, placement.device, beside) if on_gpu or beside else None
@@ -143,9 +142,7 @@ class RunUpdate:
             self._prefetch = Prefetch(self._drawn_ahead, placement.device, last=spec.train.steps)
         captured = on_gpu and spec.train.capture != "off" and not self.refusal()
         self._loss = choose(spec.train, model, placement, captured=captured)
-        self._objective: nn.Module = Objective(model, self._loss, self._projections)
-        if ranks is not None:
-            self._objective = ranks.parallel(self._objective, placement.device)
+        self._objective = Objective(model, self._loss, self._projections)
         self._rates = StepRates(optimizer, placement.device)
         self._steps: list[int] = []
         self._generators: list[torch.Generator] = []
@@ -193,11 +190,12 @@ class RunUpdate:
         limit = self._spec.train.clip_grad_norm
         self._optimizer.zero_grad(set_to_none=True)
         with contextlib.nullcontext() if self._projections is None else self._projections.step():
-            cut = batch.whole.cut(self._spec.train.accumulate)
             parts = [
-                self._add_gradients(part, batch.weight, measure=measure, last=index == len(cut) - 1)
-                for index, part in enumerate(cut)
+                self._add_gradients(part, batch.weight, measure=measure)
+                for part in batch.whole.cut(self._spec.train.accumulate)
             ]
+        if self._ranks is not None:
+            self._ranks.add_up_gradients(self._parameters)
         norm = clip_gradients(self._parameters, limit, self._optimizer) if limit else None
         self._rates.bind(slot)
         # nothing of the outcome moves a parameter, so the optimizer need not wait for it
@@ -206,11 +204,11 @@ class RunUpdate:
             norm = clip_gradients(self._parameters, 0.0, self._optimizer) if norm is None else norm
             accuracy = reduce(operator.add, (hits for _, hits in parts)) / batch.supervised if measure else norm
             outcome = torch.stack((loss, norm, accuracy))
-            if self._ranks is not None:
-                self._add_up(outcome, measure=measure)
         self._optimizer.step()
         if self._beside is not None:
             self._beside.join()
+        if self._ranks is not None:  # not beside: two sums on their way at once could meet in another order elsewhere
+            outcome = self._ranks.whole(outcome)
         return outcome
 
     def stage(self, step: int) -> Hashable:
@@ -221,8 +219,6 @@ class RunUpdate:
         """Return why a graph cannot hold the steps: batches out of host memory, or dropout that is drawn a second time."""
         if self._prefetch is not None:
             return "batches come out of host memory, from a thread that draws them ahead"
-        if self._ranks is not None:
-            return f"{self._ranks.size} processes add up their gradients in each step"
         if self._spec.train.activation_checkpointing != "off" and self._spec.model.dropout:
             return "activations that are computed again need dropout's random state, which a graph cannot hold"
         return ""
@@ -241,30 +237,20 @@ class RunUpdate:
         train = self._spec.train
         return Recomputation(train.activation_checkpointing, random=self._spec.model.dropout > 0, again=again)
 
-    def _add_up(self, outcome: Tensor, *, measure: bool) -> None:
-        """Add up the shares of the loss and the accuracy; the norm is that of all ranks already."""
-        assert self._ranks is not None
-        own = outcome[[0, 2]] if measure else outcome[:1].clone()
-        self._ranks.add_up(own)
-        outcome[0] = own[0]
-        if measure:
-            outcome[2] = own[1]
-
-    def _add_gradients(self, part: Batch, weight: Tensor, *, measure: bool, last: bool) -> tuple[Tensor, Tensor]:
+    def _add_gradients(self, part: Batch, weight: Tensor, *, measure: bool) -> tuple[Tensor, Tensor]:
         """Add a micro-batch's gradients, of this rank's rows; return the sum of its losses and, where measured, how many are right.
 
         Each of its supervised positions weighs as much as those of the whole step do, so that all count alike wherever
         the cuts are. All that the pass held is free on return.
         """
         if self._ranks is not None:
-            part, weight = self._ranks.share(part), weight * self._ranks.size  # whose gradients become their mean
-        with contextlib.nullcontext() if last else without_sync(self._objective):
-            with (
-                self._placement.autocast(),
-                contextlib.nullcontext() if self._projections is None else self._projections.forward(),
-            ):
-                loss: Loss = self._objective(part.inputs, part.targets, weight, measure=measure)
-            torch.autograd.backward(loss.root, loss.gradient)
+            part = self._ranks.share(part)
+        with (
+            self._placement.autocast(),
+            contextlib.nullcontext() if self._projections is None else self._projections.forward(),
+        ):
+            loss: Loss = self._objective(part.inputs, part.targets, weight, measure=measure)
+        torch.autograd.backward(loss.root, loss.gradient)
         return loss.total, loss.hits
 
 

@@ -98,7 +98,6 @@ def test_two_processes_train_as_one(
     assert [note["step"] for note in notes(ran, "checkpoint")] == [5, 10]
     assert notes(ran, "data_parallel") == [{"processes": 2, "backend": "gloo"}]
     assert len(notes(ran, "hardware")) == 1  # one process reports
-    assert "processes add up" in notes(ran, "step")[0]["why"] or "graphs need CUDA" in notes(ran, "step")[0]["why"]
     assert ran.result["status"] == "completed"
     assert sorted(path.name for path in (ran.folder / "checkpoints").iterdir()) == ["step-000005", "step-000010"]
 
