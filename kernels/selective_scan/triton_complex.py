@@ -17,6 +17,7 @@ STEPS = tl.constexpr(8)
 MAGIC = tl.constexpr(
     12582912.0
 )  # 1.5 * 2**23: what is added to it is rounded to an integer, whose parity is the lowest bit
+SMALL = tl.constexpr(0.1875)  # an exponent of two below which a state lives for more than eight steps
 PI = tl.constexpr(3.14159274101257324)  # pi rounded to fp32; the rest is in the first coefficient of the sine
 
 if INTERPRETED:
@@ -49,10 +50,12 @@ def decay(step, scaled, rate):
     In half turns the angle is step * (rate[2] + rate[3]). Its nearest integer is taken off by fused multiply-adds, exactly,
     so that what is left, within half of a half turn, is off by 2**-25 of one however large the angle is, up to 2**22 half
     turns. Sine and cosine of it are polynomials in its square; an odd integer turns both signs, which the magnitude takes.
+    Near one the magnitude is a polynomial too, good to half of its last bit: states that live for many steps would add up
+    what `ex2` is off, which is the same at every step where dt is constant.
     """
-    rounded = tl.fma(step, rate[2], tl.full(step.shape, MAGIC, tl.float32))
-    whole = rounded - MAGIC
-    angle = tl.fma(step, rate[3], tl.fma(step, rate[2], -whole))
+    magic = tl.full(step.shape, MAGIC, tl.float32)
+    rounded = tl.fma(step, rate[2], magic)
+    angle = tl.fma(step, rate[3], tl.fma(step, rate[2], magic - rounded))
     square = angle * angle
     sine = -0.5982921719551086 + square * 0.07765940576791763
     sine = -5.167710304260254 + square * (2.5500776767730713 + square * sine)
@@ -60,7 +63,11 @@ def decay(step, scaled, rate):
     cosine = 0.23508019745349884 + square * -0.024637587368488312
     cosine = 4.058711528778076 + square * (-1.3352410793304443 + square * cosine)
     cosine = 1.0 + square * (-4.934802055358887 + square * cosine)
-    size = ex2(scaled * rate[0]).to(tl.int32, bitcast=True) ^ (rounded.to(tl.int32, bitcast=True) << 31)
+    growth = scaled * rate[0]
+    near_one = 0.24022677540779114 + growth * (0.05556202679872513 + growth * 0.009613657370209694)
+    near_one = 1.0 + growth * (0.6931467056274414 + growth * near_one)
+    size = tl.where(tl.abs(growth) < SMALL, near_one, ex2(growth))
+    size = size.to(tl.int32, bitcast=True) ^ (rounded.to(tl.int32, bitcast=True) << 31)
     size = size.to(tl.float32, bitcast=True)
     return size * cosine, size * sine
 

@@ -60,7 +60,8 @@ def replay(
             im = past_im + inflows[i] * quads[r][1]
             kept = kept + (a_re, a_im, past_re, past_im)
             h_on = h_on + (re, im)
-            total += re * quads[r][2] - im * quads[r][3]
+            total = total + re * quads[r][2]
+            total = total - im * quads[r][3]
             if C_CONSTANT:
                 dC_on = dC_on + (dC_sums[2 * r] + re * dys[i], dC_sums[2 * r + 1] + im * dys[i])
             else:
@@ -108,8 +109,10 @@ def reverse(
             G_im = g[2 * r + 1] - dy * quads[r][3]
             w_re = G_re * past_re + G_im * past_im
             w_im = G_im * past_re - G_re * past_im
-            one += G_re * quads[r][0] + G_im * quads[r][1]
-            two += w_re * rates[r][0] + w_im * rates[r][1]
+            one = one + G_re * quads[r][0]
+            one = one + G_im * quads[r][1]
+            two = two + w_re * rates[r][0]
+            two = two + w_im * rates[r][1]
             dA_on = dA_on + (dA[2 * r] + step * w_re, dA[2 * r + 1] + step * w_im)
             if B_CONSTANT:
                 dB_on = dB_on + (dB_sums[2 * r] + inflow * G_re, dB_sums[2 * r + 1] + inflow * G_im)

@@ -173,7 +173,8 @@ def complex_forward_kernel(
                 re = a_re * h_re - a_im * h_im + inflows[i] * quads[r][0]
                 im = a_re * h_im + a_im * h_re + inflows[i] * quads[r][1]
                 h_on = h_on + (re, im)
-                total += re * quads[r][2] - im * quads[r][3]
+                total = total + re * quads[r][2]
+                total = total - im * quads[r][3]
                 if PHASE == 1:
                     p_re = p[2 * r]
                     p_im = p[2 * r + 1]
