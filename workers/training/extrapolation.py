@@ -34,6 +34,7 @@ from workers.validation import describe_errors
 
 PIECE_TOKENS = 2**15  # positions of all sequences of a batch that are computed at once on a CPU
 PIECE_TOKENS_CUDA = 2**18  # with fewer, a GPU waits for the host
+PIECE_WIDTH = 256  # narrower models take as many more
 PIECE_LOGITS = 2**26  # and numbers that the head may give at once: 256 MiB in fp32
 LONGEST_ATTENTION = 2**16  # work grows with the square; the paper's ran out of memory beyond 2^14
 LONGEST_HYENA = 2**20  # one sequence of it takes some GiB at width 128
@@ -149,6 +150,8 @@ def cut(model: LanguageModel, batch: int, seqlen: int, device: torch.device) -> 
     tokens = PIECE_TOKENS_CUDA if device.type == "cuda" else PIECE_TOKENS
     if remembers_everything(model.spec):
         return max(1, min(batch, tokens // seqlen)), seqlen
+    if device.type == "cuda":
+        tokens *= max(1, PIECE_WIDTH // model.spec.d_model)
     return batch, max(1, min(tokens // batch, PIECE_LOGITS // (batch * model.vocab_size)))
 
 

@@ -224,3 +224,11 @@ def test_a_checkpoint_is_read_under_any_name(execute: Execute, make_spec: MakeSp
     (moved / "model.safetensors").write_bytes(b"torn")
     with pytest.raises(CheckpointError, match=r"best: is no whole checkpoint: model.safetensors is not the file"):
         read_checkpoint(moved)
+
+
+@pytest.mark.parametrize(("d_model", "positions"), [(64, 2**17), (128, 2**16), (256, 2**15), (512, 2**15)])
+def test_a_gpu_reads_as_much_of_a_narrow_model_as_of_a_wide_one(d_model: int, positions: int) -> None:
+    """With little at a time it waits for the host: a narrow model's pieces hold as many numbers as a wider one's."""
+    with torch.device("meta"):
+        model = build_model(ModelSpec(d_model=d_model, n_layer=1), 16)
+    assert extrapolation.cut(model, 8, 2**20, torch.device("cuda")) == (8, positions)
