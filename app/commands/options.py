@@ -30,7 +30,7 @@ Pack = Annotated[
     typer.Option(
         metavar="auto|off|N",
         help="How many runs that differ in no tensor's shape, such as seeds, may train at once as one model in one worker. "
-        "auto: where it is known to pay, which is nowhere yet. The same as --set resources.pack=...",
+        "auto: up to 16 small ones where they share a GPU. The same as --set resources.pack=...",
         show_default=False,
     ),
 ]

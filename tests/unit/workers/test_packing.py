@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from workers.packing import (
+    AUTO_MOST,
     OWN_MODEL_FIELDS,
     OWN_TRAIN_FIELDS,
     differences,
@@ -77,17 +77,13 @@ def test_a_run_of_several_processes_is_no_member() -> None:
     assert refusal(changed("train", "data_parallel", 1)) == ""
 
 
-@pytest.fixture
-def auto_packs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if a measurement had said that it pays."""
-    monkeypatch.setattr("workers.packing.AUTO_MOST", 16)
+def test_by_itself_what_fills_a_gpu_is_not_packed() -> None:
+    tiny = {**BASE, "task": {"name": "induction-heads", "seqlen": 256}, "train": {**BASE["train"], "batch_size": 8}}
+    large = {**tiny, "train": {**tiny["train"], "batch_size": 1024}}
+    assert [len(pack) for pack in plan_packs([tiny] * 20, gpus=1)] == [AUTO_MOST, 20 - AUTO_MOST]
+    assert plan_packs([large] * 3, gpus=1) == [[0], [1], [2]]
 
 
-def test_by_itself_nothing_is_packed_yet() -> None:
-    assert plan_packs([BASE] * 3, gpus=1) == [[0], [1], [2]]
-
-
-@pytest.mark.usefixtures("auto_packs")
 def test_packs_are_dealt_in_order_and_over_all_gpus() -> None:
     small = {**BASE, "task": {"name": "copying", "context": 8}}
     wide = {**small, "model": {**BASE["model"], "d_model": 96}}
@@ -107,7 +103,6 @@ def test_every_run_is_in_exactly_one_pack_of_its_kind(widths: list[int], gpus: i
     assert all(len(pack) <= most and len({widths[place] for place in pack}) == 1 for pack in packs)
 
 
-@pytest.mark.usefixtures("auto_packs")
 def test_large_steps_are_not_packed_by_themselves() -> None:
     few, many = (changed("train", "batch_size", size) for size in (1, 512))
     assert most_members(few, given_gpu=True) > 1

@@ -32,13 +32,6 @@ def packs(lab: Lab) -> list[list[str]]:
 SMALL = {"model": {"d_model": 16}, "train": {"batch_size": 2}}
 
 
-@pytest.fixture
-def auto_packs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if a measurement had said that it pays."""
-    monkeypatch.setattr("workers.packing.AUTO_MOST", 16)
-
-
-@pytest.mark.usefixtures("auto_packs")
 def test_small_runs_share_a_gpu_by_themselves(lab: Lab) -> None:
     lab.executor.nodes = (Node("n1", 8.0, 1),)
     runs = queue(lab, 3, SMALL)
@@ -48,7 +41,6 @@ def test_small_runs_share_a_gpu_by_themselves(lab: Lab) -> None:
     assert status(lab, other[0]) == "queued"
 
 
-@pytest.mark.usefixtures("auto_packs")
 def test_they_take_all_gpus_before_they_share_one(lab: Lab) -> None:
     lab.executor.nodes = (Node("n1", 8.0, 2),)
     runs = queue(lab, 3, SMALL)
@@ -56,7 +48,6 @@ def test_they_take_all_gpus_before_they_share_one(lab: Lab) -> None:
     assert packs(lab) == [runs[:2], runs[2:]]
 
 
-@pytest.mark.usefixtures("auto_packs")
 @pytest.mark.parametrize(
     "why",
     [
@@ -73,7 +64,6 @@ def test_others_do_not_share(lab: Lab, why: dict[str, Any]) -> None:
     assert packs(lab) == [runs[:1]]
 
 
-@pytest.mark.usefixtures("auto_packs")
 def test_a_run_that_names_its_share_gets_it(lab: Lab) -> None:
     lab.executor.nodes = (Node("n1", 8.0, 1),)
     runs = queue(lab, 2, SMALL, gpus=1.0)
