@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from workers.jobs.errors import ExecutorError
+from workers.parallel import processes
 
 TRIAL = "workers.training.trial:run_trial"  # what an attempt runs unless the controller is told otherwise
 ENSEMBLE = "workers.training.ensemble:run_ensemble"  # and what several run that are one ensemble
@@ -45,6 +46,7 @@ class AttemptSpec:
         leader: key of that first attempt; empty likewise.
         members: the other attempts of the ensemble, as JSON; the first one alone has them.
         ensemble: the function that runs an ensemble, `module:name`.
+        cluster: HOST:PORT of the Ray head whose Ray Train starts the processes of a run that several train; empty: torchrun.
         leash: end the worker when whoever supervises it vanishes. Without it the worker goes on alone, and a later
             supervisor finds it by its process id.
     """
@@ -64,6 +66,7 @@ class AttemptSpec:
     leader: str = ""
     members: tuple[Mapping[str, Any], ...] = ()
     ensemble: str = ENSEMBLE
+    cluster: str = ""
 
     @property
     def key(self) -> str:
@@ -82,9 +85,9 @@ class AttemptSpec:
 
     @property
     def threads(self) -> int:
-        """CPU threads of the worker: what the spec says, else its share of CPUs, one at least."""
+        """CPU threads of the worker, or of each of a run's processes: what the spec says, else its share of CPUs, one at least."""
         asked = self.spec.get("train", {}).get("threads", 0)
-        return int(asked) or max(1, int(self.cpus))
+        return int(asked) or max(1, int(self.cpus / processes(self.spec)))
 
     def to_json(self) -> dict[str, Any]:
         """Return the attempt as JSON."""

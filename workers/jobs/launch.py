@@ -15,6 +15,14 @@ from workers.jobs.errors import ExecutorError
 from workers.jobs.process import ProcessId
 
 ROOT = Path(__file__).resolve().parents[2]  # where `workers` is imported from; a worker must import the same code
+CLIENT = frozenset(
+    {
+        *("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_TOKEN", "RAY_USAGE_STATS_ENABLED"),
+        *("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"),
+    }
+)
+"""What a worker that joins the cluster itself needs of Ray's environment; else it must look like one that knows no Ray."""
+
 UNKNOWN_EXIT = -1000  # ended, but was not our child: the system does not tell how
 
 
@@ -92,7 +100,8 @@ def worker_environment(attempt: AttemptSpec, base: Mapping[str, str]) -> dict[st
 
     The thread counts must stand there before Python starts: the libraries read them when they are loaded.
     """
-    environment = {name: value for name, value in base.items() if not name.startswith("RAY_")}
+    kept = CLIENT if attempt.cluster else frozenset[str]()
+    environment = {name: value for name, value in base.items() if not name.startswith("RAY_") or name in kept}
     threads = str(attempt.threads)
     environment |= {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads}
     environment |= {"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"}

@@ -19,6 +19,7 @@ from workers.jobs.retry import Reason
 from workers.jobs.settings import ControllerSettings
 from workers.jobs.translate import attempt_spec, timeout_of
 from workers.jobs.watch import Watch, Watched
+from workers.parallel import processes
 
 log = logging.getLogger("mambalab.controller")
 
@@ -55,6 +56,8 @@ class Placer:
             if run.id in along:
                 continue
             share = self.ledger.share_of(run.cpus, run.gpus)
+            if run.gpus is None:  # the controller chooses: a GPU for each process of the run
+                share = replace(share, gpus=share.gpus * processes(run.spec))
             problem = self.ledger.never_fits(share)
             if problem:
                 self._wait_or_fail(run, problem)

@@ -28,6 +28,7 @@ from workers.jobs.files import read_json, write_json
 from workers.jobs.process import ProcessId
 from workers.jobs.sink import SpoolSink
 from workers.jobs.system import sampling
+from workers.parallel import processes
 
 if TYPE_CHECKING:
     from workers.specs import RunSpec
@@ -60,6 +61,10 @@ def main(arguments: list[str]) -> int:
 
     if ranked.among_ranks():
         return ranked.work_as_rank(attempt)
+    if processes(attempt.spec) > 1:
+        from workers.jobs.team import lead
+
+        return lead(attempt)
     return work(attempt)
 
 

@@ -11,6 +11,7 @@ from typing import Literal
 
 import torch
 
+from workers.parallel import processes
 from workers.specs import RunSpec
 from workers.training.context import JSON
 from workers.training.errors import DeviceError
@@ -58,7 +59,7 @@ def place(spec: RunSpec) -> Placement:
     """Decide a run's placement from its spec and this machine.
 
     `device = "auto"` is CUDA where there is any, unless the run asks for no GPU (`resources.gpus = 0`). `threads = 0`
-    is the run's share of CPUs (`resources.cpus`, rounded down, at least 1). `precision = "auto"` is bf16 autocast on a
+    is the run's share of CPUs (`resources.cpus` by process, rounded down, at least 1). `precision = "auto"` is bf16 autocast on a
     GPU with native bf16 and fp32 elsewhere: on CPUs bf16 is rarely faster at these sizes and costs reproducibility.
     fp32 matrix products use full fp32 (`highest`, no TF32), so that a GPU and a CPU compute the same curve up to
     rounding.
@@ -67,7 +68,8 @@ def place(spec: RunSpec) -> Placement:
         DeviceError: CUDA or bf16 is asked for and missing.
     """
     device = _device(spec)
-    threads = spec.train.threads or max(1, int(spec.resources.cpus))
+    shared_by = processes(spec.model_dump(mode="json", include={"train", "resources"}))
+    threads = spec.train.threads or max(1, int(spec.resources.cpus / shared_by))
     precision, reason = _precision(spec, device)
     return Placement(device, threads, precision, reason)
 

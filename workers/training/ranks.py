@@ -32,12 +32,14 @@ class Ranks:
     """This process among those of PyTorch's default process group, which exists already.
 
     Args:
+        started_by: who made the processes, for the record.
         control: a group for numbers on the host, which no step waits for; made here by default, by all ranks at once.
     """
 
-    def __init__(self, control: dist.ProcessGroup | None = None) -> None:
+    def __init__(self, control: dist.ProcessGroup | None = None, *, started_by: str = "") -> None:
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
         self.backend = str(dist.get_backend())
+        self._started_by = started_by
         self._control = control or dist.new_group(backend="gloo")
 
     @property
@@ -79,7 +81,7 @@ class Ranks:
 
     def facts(self) -> dict[str, JSON]:
         """Return what the record keeps."""
-        return {"processes": self.size, "backend": self.backend}
+        return {"processes": self.size, "backend": self.backend, "started_by": self._started_by}
 
     def of(self, context: RunContext) -> RunContext:
         """Return a context in which all stop where one is asked to, and rank 0 alone reports."""

@@ -35,6 +35,8 @@ from workers.jobs.executors.base import Capacity, Node, Report
 from workers.jobs.executors.ray_actor import RunActor
 from workers.jobs.files import write_json
 from workers.jobs.supervisor import leftovers, serves_others
+from workers.jobs.team import ray_train_is_installed
+from workers.parallel import processes
 
 GONE = (RayActorError, ActorUnschedulableError, NodeDiedError, OutOfMemoryError, RuntimeEnvSetupError)
 
@@ -120,15 +122,18 @@ class RayExecutor:
             ) from error
 
     def _make_actor(self, attempt: AttemptSpec) -> Any:
+        together = processes(attempt.spec) > 1 and ray_train_is_installed()
         leashed = replace(attempt, leash=True, devices=())  # Ray itself chooses GPUs, and tells by the environment
+        if together:
+            leashed = replace(leashed, cluster=self._address)
         options: dict[str, Any] = {
             "name": attempt.key,
             "namespace": self._namespace,
             "lifetime": "detached",
             "get_if_exists": True,
             "max_restarts": 0,
-            "num_cpus": attempt.cpus,
-            "num_gpus": attempt.gpus,
+            "num_cpus": 0 if together else attempt.cpus,  # Ray Train's workers hold them
+            "num_gpus": 0 if together else attempt.gpus,
             "runtime_env": self._runtime_env,
         }
         if attempt.node:

@@ -96,7 +96,7 @@ def test_two_processes_train_as_one(
     assert found.keys() == alone.curve().keys() >= {(10, "train/grad_norm"), (10, "train/accuracy"), (10, "valid/loss")}
     assert found == pytest.approx(alone.curve(), rel=1e-4)
     assert [note["step"] for note in notes(ran, "checkpoint")] == [5, 10]
-    assert notes(ran, "data_parallel") == [{"processes": 2, "backend": "gloo"}]
+    assert notes(ran, "data_parallel") == [{"processes": 2, "backend": "gloo", "started_by": "torchrun"}]
     assert len(notes(ran, "hardware")) == 1  # one process reports
     assert ran.result["status"] == "completed"
     assert sorted(path.name for path in (ran.folder / "checkpoints").iterdir()) == ["step-000005", "step-000010"]
