@@ -16,7 +16,7 @@ from workers.training import bench_official
 from workers.training.measuring import Steps
 from workers.training.precision import Placement
 
-_ENSEMBLES = (8, 16)  # seeds at once; 8 of them are to make five times the runs an hour of single ones
+_ENSEMBLES = (8, 16, 32)  # seeds at once; 8 of them are to make five times the runs an hour of single ones
 _SCAN_OPERATIONS = 9  # a state and position, forward
 
 
