@@ -1,5 +1,7 @@
 """The training loop: update, log, evaluate, save, stop; in the end, evaluate at other lengths where that is asked for.
 
+Somewhat longer than other modules, since all of it turns on one progress.
+
 The host never waits for the device inside a step: losses and gradient norms gather on the device (`Window`) and are
 read every `log_every` steps. A row is logged after step 1 (it shows at once that the run lives, and keeps first-use
 costs out of later rates), after every multiple of `log_every`, and after the last step.

@@ -8,7 +8,9 @@ from pathlib import Path
 import torch
 
 from kernels.common import choice
+from workers.errors import SpecError
 from workers.models import LanguageModel, build_model
+from workers.parallel import processes
 from workers.specs import RunSpec
 from workers.tasks import Task, build_task
 from workers.training.checkpoint import CheckpointStore, check_identity
@@ -109,11 +111,32 @@ def prepare(spec: RunSpec, context: RunContext, placement: Placement) -> Prepare
         report=lambda sentence: context.sink.note("warning", {"message": sentence}),
     )
     progress = _resume(spec, context, store, model, optimizer, placement)
-    if context.ranks is not None:
-        context.ranks.check_resumed(progress.step)
-        context.sink.note("data_parallel", context.ranks.facts())
+    _check_ranks(spec, context, progress.step)
     note_facts(context.sink, task, model, placement)
     return PreparedTrial(context, task, model, optimizer, store, progress, progress.step)
+
+
+def _check_ranks(spec: RunSpec, context: RunContext, step: int) -> None:
+    """Note how many processes train the run, and refuse to go on where they are not those that it asks for.
+
+    Raises:
+        SpecError: there are several, but of another number.
+        CheckpointError: they have not all resumed from the same checkpoint.
+    """
+    asked = processes(spec.model_dump(mode="json", include={"train", "resources"}))
+    ranks = context.ranks
+    if ranks is not None:
+        if ranks.size != asked:
+            raise SpecError(
+                f"{ranks.size} processes were started for a run that {asked} are to train (train.data_parallel, else "
+                "resources.gpus). Start as many, or change the spec."
+            )
+        ranks.check_resumed(step)
+        context.sink.note("data_parallel", ranks.facts())
+    elif asked > 1:
+        why = f"{asked} processes were to share each batch, and this one was started alone: it computes all of it"
+        context.sink.note("data_parallel", {"processes": 1, "why": why})
+        context.sink.note("warning", {"message": why})
 
 
 def _resume(

@@ -125,6 +125,19 @@ def test_what_fails_fails_for_all(together: Train, make_spec: MakeSpec) -> None:
     assert (ran.result["status"], ran.result["reason"]) == ("failed", "diverged")
 
 
+def test_another_number_of_processes_than_asked_for_is_refused(together: Train, make_spec: MakeSpec) -> None:
+    ran = together(make_spec(steps=2, batch_size=12, data_parallel=3))
+    assert (ran.result["status"], ran.result["reason"]) == ("failed", "spec")
+    assert "2 processes were started for a run that 3 are to train" in ran.result["error"]
+
+
+def test_one_alone_computes_all_and_says_so(execute: Execute, make_spec: MakeSpec) -> None:
+    alone = execute(make_spec(steps=2, data_parallel=2))
+    assert alone.curve() == execute(make_spec(steps=2)).curve()
+    assert [fact["processes"] for fact in alone.sink.facts("data_parallel")] == [1]
+    assert "started alone" in str(alone.sink.facts("warning"))
+
+
 TRAIN_2: dict[str, Any] = {"data_parallel": 2}
 
 
