@@ -37,30 +37,15 @@ class Arguments:
 
     @property
     def words(self) -> bool:
-        """Whether all that varies in time is bf16, and aligned so that two states of B and four of C are one word."""
-        if not self.lean:
-            return False
-        rows = [(self.x, 1), (self.dt, 1), (self.B, 2), (self.C, 4)] + ([] if self.z is None else [(self.z, 1)])
-        return all(_in_words(values, count) for values, count in rows)
-
-    @property
-    def pairs(self) -> bool:
-        """Whether two neighbouring channels of x, dt and z are one word, where `words`."""
-        return self.words and all(row is None or _in_words(row, 2) for row in (self.x, self.dt, self.z))
-
-    @property
-    def wide(self) -> bool:
-        """Whether eight neighbouring channels of x, dt and z are 16 aligned bytes, and four states of B and C 8, where `words`."""
-        rows = [(self.x, 8), (self.dt, 8), (self.B, 4)] + ([] if self.z is None else [(self.z, 8)])
-        return self.words and all(_in_words(values, count) for values, count in rows)
+        """Whether all that varies in time is bf16, eight neighbouring channels 16 aligned bytes, and four states of B and C 8."""
+        rows = [(self.x, 8), (self.dt, 8), (self.B, 4), (self.C, 4)] + ([] if self.z is None else [(self.z, 8)])
+        return self.lean and all(_in_words(values, count) for values, count in rows)
 
     @property
     def shape(self) -> "Shape":
         """What the choice of a configuration depends on."""
         batch, seqlen, d_inner = self.x.shape
-        return Shape(
-            batch, d_inner, seqlen, self.A.shape[1], self.ngroups, self.lean, self.words, self.pairs, self.wide
-        )
+        return Shape(batch, d_inner, seqlen, self.A.shape[1], self.ngroups, self.lean, self.words)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +61,6 @@ class Shape:
     """Selective dt, B and C, and no reset."""
     words: bool = False
     """As `Arguments.words`."""
-    pairs: bool = False
-    """As `Arguments.pairs`."""
-    wide: bool = False
-    """As `Arguments.wide`."""
 
 
 def _in_words(values: Tensor, count: int) -> bool:

@@ -1,6 +1,7 @@
 """The launches of the forward scan's kernels: which arguments go where."""
 
 from dataclasses import dataclass
+from math import prod
 
 import triton
 from torch import Tensor
@@ -11,7 +12,10 @@ from kernels.selective_scan.triton_fwd import scan_kernel
 from kernels.selective_scan.triton_kernels import lean_kernel
 from kernels.selective_scan.triton_layout import Configuration
 from kernels.selective_scan.triton_products import product_kernel
-from kernels.selective_scan.triton_teams import MEMORY, team_kernel
+from kernels.selective_scan.triton_teams import team_kernel
+
+SCRATCH = 12288
+"""Floats of shared memory that no program exceeds: 48 KiB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,11 +134,13 @@ class Scan:
     def _by_products(self, phase: int, buffers: tuple[Tensor | None, ...]) -> None:
         """Launch `product_kernel`."""
         given, config = self.arguments, self.config
-        batch, _, d_inner = given.x.shape
-        product_kernel[(triton.cdiv(d_inner, config.width), batch, self.splits)](
+        batch, seqlen, d_inner = given.x.shape
+        grid = (triton.cdiv(d_inner, config.width), batch, self.splits)
+        product_kernel[grid](
             *self._tensors(),
             *buffers,
-            self.arguments.x.shape[1],
+            self._scratch(grid),
+            seqlen,
             self.split_len,
             *self._strides(),
             **self._options(),
@@ -151,19 +157,12 @@ class Scan:
         assert phase == 0
         given, config = self.arguments, self.config
         batch, seqlen, d_inner = given.x.shape
-        grid = (triton.cdiv(d_inner, config.width), batch)
-        y, final_state, checkpoints = buffers[:3]
-        assert final_state is not None
+        grid = (triton.cdiv(d_inner, config.width), batch, 1)
         options = self._options()
-        scratch = final_state
-        if INTERPRETED:  # it has no shared memory to claim
-            scratch = final_state.new_zeros(grid[0] * batch * MEMORY.value)
         team_kernel[grid](
             *self._tensors(),
-            y,
-            final_state,
-            checkpoints,
-            scratch,
+            *buffers[:3],
+            self._scratch(grid),
             seqlen,
             *self._strides(),
             **options,
@@ -171,6 +170,10 @@ class Scan:
             num_warps=config.warps,
             maxnreg=config.registers,
         )
+
+    def _scratch(self, grid: tuple[int, int, int]) -> Tensor:
+        """What stands in for shared memory where there is none to claim, in the interpreter; else anything."""
+        return self.arguments.A.new_zeros(prod(grid) * SCRATCH) if INTERPRETED else self.arguments.A
 
     def _tensors(self) -> tuple[Tensor | None, ...]:
         given = self.arguments

@@ -50,11 +50,10 @@ def configuration(shape: Shape) -> Configuration:
         return Configuration(blocks=4, steps=4, channels=2 if paired else 1, warps=1)
     work = shape.batch * shape.d_inner
     if USE_WORDS and shape.words and shape.d_state == 16:
-        preferred = _for_words(shape, work)
-        chosen = None if preferred is None else _within_groups(preferred, shape)
+        chosen = _within_groups(_for_words(shape, work), shape)
         if chosen is not None:
             return chosen
-    if USE_WORDS and shape.pairs and shape.d_state in (32, 48, 64) and work >= 6144:
+    if USE_WORDS and shape.words and shape.d_state in (32, 48, 64) and work >= 6144:
         chosen = _within_groups(WORDS_SIXTY_FOUR_STATES, shape)
         if chosen is not None:
             return chosen
@@ -85,13 +84,13 @@ def _keeps_groups(config: Configuration, d_inner: int, ngroups: int) -> bool:
     return ngroups == 1 or (d_inner // ngroups) % config.width == 0
 
 
-def _for_words(shape: Shape, work: int) -> Configuration | None:
-    """The table for 16 states in bf16, as Mamba has them under autocast; None where the alignment is not enough."""
+def _for_words(shape: Shape, work: int) -> Configuration:
+    """The table for 16 states in bf16, as Mamba has them under autocast."""
     if work >= 12288:
-        return WORDS["many channels" if shape.pairs and shape.seqlen % 8 == 0 else "many channels, odd"]
-    if work < 1024 and shape.seqlen >= 8192 and shape.pairs:
+        return WORDS["many channels"]
+    if work < 1024 and shape.seqlen >= 8192:
         return replace(WORDS["few, long"], splits=min(32768 // work, shape.seqlen // 256))
-    return WORDS["few"] if shape.wide else None
+    return WORDS["few"]
 
 
 def _for_sixteen_states(work: int, seqlen: int) -> Configuration:
@@ -120,9 +119,8 @@ def serves(config: Configuration, arguments: Arguments) -> bool:
     if config.lanes == "states":
         return arguments.lean
     if config.lanes == "teams":
-        return arguments.wide and d_state == 16
-    fits = arguments.pairs if config.channels == 2 else arguments.words
-    return fits and d_state % 16 == 0 and d_state <= MAX_PRODUCT_STATES
+        return arguments.words and d_state == 16
+    return arguments.words and d_state % 16 == 0 and d_state <= MAX_PRODUCT_STATES
 
 
 def describe(config: Configuration) -> Layout:

@@ -53,12 +53,6 @@ if INTERPRETED:
         return tl.gather(x, (tl.arange(0, x.shape[0]) & -32) + lane, axis=0)
 
     @triton.jit
-    def load_half(pointer, mask, MASKED: tl.constexpr):
-        """A 16-bit element that nothing writes while the kernel runs, as the low half of an int32; zero where masked."""
-        value = tl.load(pointer.to(tl.pointer_type(tl.int16)), mask=mask, other=0)
-        return value.to(tl.int32) & 0xFFFF
-
-    @triton.jit
     def spread(half, how):
         """The low half of `half` as the high half of a word (`how` 0x1044), or zero (0x4444)."""
         return tl.where(how == 0x1044, half << 16, 0)
@@ -88,24 +82,6 @@ else:
             is_pure=True,
             pack=1,
         )
-
-    @triton.jit
-    def load_half(pointer, mask, MASKED: tl.constexpr):
-        """A 16-bit element that nothing writes while the kernel runs, as the low half of an int32; zero where masked."""
-        if MASKED:
-            value = tl.inline_asm_elementwise(
-                "{ .reg .pred p; setp.ne.s32 p, $2, 0; mov.b32 $0, 0; @p ld.global.nc.u16 $0, [$1]; }",
-                "=r,l,r",
-                [pointer.to(tl.int64), mask.to(tl.int32)],
-                dtype=tl.int32,
-                is_pure=True,
-                pack=1,
-            )
-        else:
-            value = tl.inline_asm_elementwise(
-                "ld.global.nc.u16 $0, [$1];", "=r,l", [pointer.to(tl.int64)], dtype=tl.int32, is_pure=True, pack=1
-            )
-        return value
 
     @triton.jit
     def spread(half, how):

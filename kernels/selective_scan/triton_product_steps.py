@@ -8,52 +8,78 @@ import triton.language as tl
 
 from kernels.selective_scan.triton_common import ex2, softplus_powers
 from kernels.selective_scan.triton_lanes import unpack
-from kernels.selective_scan.triton_mma import bits, dropped, lane_of, load_half, multiply_add
+from kernels.selective_scan.triton_mma import bits, dropped, lane_of, multiply_add
+from kernels.selective_scan.triton_shared import commit_copies, copy_async, get_half, get_two_words, get_word
+
+BLOCK = tl.constexpr(8)
+"""Steps of a block: the columns of a product."""
+
+
+@triton.constexpr_function
+def slots_of(d_state):
+    """Blocks of a warp in shared memory: this one, and as many to come as there is room for."""
+    return 4 if d_state == 16 else 3
+
+
+@triton.constexpr_function
+def pitch_of(d_state):
+    """Bytes between rows of B or C in shared memory: no two of four rows meet in a bank."""
+    return 2 * d_state if d_state % 32 else 2 * d_state + 32
+
+
+@triton.constexpr_function
+def slot_of(channels, d_state):
+    """Bytes of a warp's block as loaded: 8 rows of x, dt and z, then of B and of C."""
+    return 384 * channels + 16 * (2 * d_state if d_state % 32 else 2 * d_state + 32)
 
 
 @triton.jit
-def load_words(pointer, offset, mask, CHANNELS: tl.constexpr, MASKED: tl.constexpr):
-    """One channel, or two neighbours, of a bf16 row as bits in an int32; zeros where masked."""
-    if CHANNELS == 2:
-        wide = pointer.to(tl.pointer_type(tl.int32)) + offset
-        if MASKED:
-            word = tl.load(wide, mask=mask, other=0)
-        else:
-            word = tl.load(wide)
-    else:
-        word = load_half(pointer + offset, mask, MASKED)
-    return word
+def copy_block(memory, lane, own_at, own_rows, B_at, C_at, rows, D_STATE: tl.constexpr, CHANNELS: tl.constexpr):
+    """Begin to copy a warp's block of which `rows` rows are left: 16 bytes of x, dt or z, and 8 of B and of C, a lane and copy."""
+    for i in tl.static_range(CHANNELS):
+        chunk = tl.minimum(lane + 32 * i, 24 * CHANNELS - 1)
+        copy_async(memory, chunk * 16, own_at[i], 16, rows > own_rows[i])
+    PITCH: tl.constexpr = pitch_of(D_STATE)
+    row = lane >> 2
+    place = 384 * CHANNELS + row * PITCH + (lane & 3) * 8
+    for i in tl.static_range(D_STATE // 16):
+        copy_async(memory, place + 32 * i, B_at + 16 * i, 8, rows > row)
+        copy_async(memory, place + (8 * PITCH + 32 * i), C_at + 16 * i, 8, rows > row)
+    commit_copies(lane)
 
 
 @triton.jit
-def load_elements(
-    x_row,
-    dt_row,
-    z_row,
-    lanes,
-    left,
-    X: tl.constexpr,
-    DT: tl.constexpr,
-    Z: tl.constexpr,
-    GATED: tl.constexpr,
-    CHANNELS: tl.constexpr,
-    MASKED: tl.constexpr,
-):
-    """A lane's elements of a block, at two steps four apart of which those from `left` on are zero: x, dt, z, as bits."""
+def get_elements(memory, place, FIRST: tl.constexpr, COUNT: tl.constexpr, CHANNELS: tl.constexpr):
+    """A lane's elements of x (0), dt (1), z (2), COUNT of them from FIRST on, at two steps four apart each, as bits."""
     out = ()
-    for k in tl.static_range(2):
-        out = out + (load_words(x_row, lanes[0] + k * (4 * X // CHANNELS), left > 4 * k, CHANNELS, MASKED),)
-    for k in tl.static_range(2):
-        out = out + (load_words(dt_row, lanes[1] + k * (4 * DT // CHANNELS), left > 4 * k, CHANNELS, MASKED),)
-    if GATED:
-        for k in tl.static_range(2):
-            out = out + (load_words(z_row, lanes[2] + k * (4 * Z // CHANNELS), left > 4 * k, CHANNELS, MASKED),)
+    for i in tl.static_range(2 * COUNT):
+        at = place + ((FIRST + i // 2) * 128 + i % 2 * 64) * CHANNELS
+        out = out + ((get_word(memory, at) if CHANNELS == 2 else get_half(memory, at)),)
+    return out
+
+
+@triton.jit
+def get_B(memory, place, D_STATE: tl.constexpr):
+    """A block of B in words of two states, two steps four apart."""
+    out = ()
+    for group in tl.static_range(D_STATE // 16):
+        for quad in tl.static_range(2):
+            out = out + (get_word(memory, place + (quad * 4 * pitch_of(D_STATE) + 32 * group)),)
+    return out
+
+
+@triton.jit
+def get_C(memory, place, D_STATE: tl.constexpr):
+    """A block of C in words of two states, a step a lane."""
+    out = ()
+    for group in tl.static_range(D_STATE // 16):
+        out = out + get_two_words(memory, place + 32 * group)
     return out
 
 
 @triton.jit
 def channels_of(word, CHANNELS: tl.constexpr):
-    """The bf16 channels of `load_words` as fp32."""
+    """The bf16 channels of a word as fp32."""
     if CHANNELS == 2:
         values = unpack(word, tl.bfloat16)
     else:
@@ -62,21 +88,11 @@ def channels_of(word, CHANNELS: tl.constexpr):
 
 
 @triton.jit
-def convert(
-    elements,
-    bias,
-    skip,
-    left,
-    DT_SOFTPLUS: tl.constexpr,
-    GATED: tl.constexpr,
-    CHANNELS: tl.constexpr,
-    MASKED: tl.constexpr,
-):
-    """What the scan needs of a block's elements: step sizes, inflows dt x, skips D x, and z as it is."""
+def convert(elements, bias, skip, left, DT_SOFTPLUS: tl.constexpr, CHANNELS: tl.constexpr, MASKED: tl.constexpr):
+    """What the scan needs of a block's x and dt: step sizes, inflows dt x and skips D x."""
     steps = ()
     inflows = ()
     skips = ()
-    gates = ()
     for k in tl.static_range(2):
         xs = channels_of(elements[k], CHANNELS)
         raw = channels_of(elements[2 + k], CHANNELS)
@@ -89,34 +105,7 @@ def convert(
             steps = steps + (step,)
             inflows = inflows + (step * xs[c],)
             skips = skips + (skip[c] * xs[c],)
-        if GATED:
-            gates = gates + (elements[4 + k],)
-    return steps, inflows, skips, gates
-
-
-@triton.jit
-def load_B(row, lane, first, last, stride: tl.constexpr, GROUPS: tl.constexpr, MASKED: tl.constexpr):
-    """A block of B in words of two states, two steps four apart; with MASKED never beyond row `last`, lane's first being `first`."""
-    out = ()
-    for group in tl.static_range(GROUPS):
-        for quad in tl.static_range(2):
-            at = quad * 4
-            if MASKED:
-                at = tl.minimum(first + quad * 4, last) - first
-            out = out + (tl.load((row + lane + at * stride).to(tl.pointer_type(tl.int32)) + group * 8),)
-    return out
-
-
-@triton.jit
-def load_C(row, lane, first, last, stride: tl.constexpr, GROUPS: tl.constexpr, MASKED: tl.constexpr):
-    """A block of C in words of four states, a step a lane; with MASKED never beyond row `last`."""
-    out = ()
-    for group in tl.static_range(GROUPS):
-        at = 0
-        if MASKED:
-            at = tl.minimum(first, last) - first
-        out = out + (tl.load((row + lane + at * stride).to(tl.pointer_type(tl.int64)) + group * 4),)
-    return out
+    return steps, inflows, skips
 
 
 @triton.jit
@@ -186,7 +175,7 @@ def contract(first, second, Cs, zero):
     """The products of two rows of states with C at each of the block's steps, a column a step."""
     total = (zero, zero, zero, zero)
     for n in tl.static_range(len(first) // 2):
-        word = Cs[n // 2].to(tl.int32) if n % 2 == 0 else (Cs[n // 2] >> 32).to(tl.int32)
+        word = Cs[n]
         total = multiply_add(
             (bits(first[2 * n]), bits(second[2 * n]), bits(first[2 * n + 1]), bits(second[2 * n + 1])),
             (word << 16, word & -65536),

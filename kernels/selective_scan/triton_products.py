@@ -10,20 +10,23 @@ from kernels.selective_scan.triton_common import LOG2E, silu
 from kernels.selective_scan.triton_lanes import store_row
 from kernels.selective_scan.triton_mma import TF32_CORRECTION, lane_of
 from kernels.selective_scan.triton_product_steps import (
+    BLOCK,
     advance,
     channels_of,
     contract,
     convert,
+    copy_block,
     decays_of,
+    get_B,
+    get_C,
+    get_elements,
     inflows_of,
-    load_B,
-    load_C,
-    load_elements,
     pick,
+    pitch_of,
+    slot_of,
+    slots_of,
 )
-
-BLOCK = tl.constexpr(8)
-"""Steps of a block: the columns of a product."""
+from kernels.selective_scan.triton_shared import await_own_copies, claim_memory, from_byte
 
 
 @triton.jit
@@ -42,6 +45,7 @@ def product_kernel(
     checkpoints_ptr,
     states_ptr,
     spans_ptr,
+    scratch_ptr,
     seqlen,
     split_len,
     x_stride_batch,
@@ -68,11 +72,10 @@ def product_kernel(
     """Scan a whole sequence (PHASE 0), or a split of it (1, 2, as in `scan_kernel`).
 
     Lane 4 g + q of a warp holds states 4 q to 4 q + 3 of every sixteen, of CHANNELS neighbouring channels g. Of a block's elements it
-    converts those of steps q and q + 4. A word of a row is CHANNELS elements.
+    converts those of steps q and q + 4.
     """
     GROUPS: tl.constexpr = D_STATE // 16
     AHEAD: tl.constexpr = GROUPS == 1  # more states leave no registers for it, and need it less
-    DEPTH: tl.constexpr = 3 if GROUPS == 1 else 2
     GATED: tl.constexpr = z_ptr is not None and PHASE != 1
     batch = tl.program_id(1).to(tl.int64)
     split = tl.program_id(2)
@@ -88,7 +91,7 @@ def product_kernel(
     channel = (tl.program_id(0) * (8 * WARPS) + (thread >> 5) * 8 + g) * CHANNELS
     inside = channel < D_INNER
     d = tl.minimum(channel, D_INNER - CHANNELS)
-    slot = states_ptr + (batch * tl.num_programs(2) + split) * (D_STATE * D_INNER) + 4 * quarter * D_INNER + d
+    entering = states_ptr + (batch * tl.num_programs(2) + split) * (D_STATE * D_INNER) + 4 * quarter * D_INNER + d
     rates = ()
     h = ()
     for c in tl.static_range(CHANNELS):
@@ -96,7 +99,7 @@ def product_kernel(
             state = (n // 4) * 16 + n % 4
             rates = rates + (tl.load(A_ptr + (d + c) * D_STATE + 4 * quarter + state) * LOG2E,)
             if PHASE == 2:
-                h = h + (tl.load(slot + (state * D_INNER + c)),)
+                h = h + (tl.load(entering + (state * D_INNER + c)),)
             elif PHASE == 0 and initial_ptr is not None:
                 h = h + (tl.load(initial_ptr + (batch * D_INNER + d + c) * D_STATE + 4 * quarter + state),)
             else:
@@ -112,56 +115,79 @@ def product_kernel(
         mine = mine + (quarter == s,)
         sources = sources + (row0 + s,)
 
-    x_row = x_ptr + batch * x_stride_batch + start.to(tl.int64) * X_STRIDE
-    dt_row = dt_ptr + batch * dt_stride_batch + start.to(tl.int64) * DT_STRIDE
-    y_row = y_ptr + (batch * seqlen + start) * D_INNER
-    z_row = x_row
+    # Where a lane copies from: CHANNELS times 16 bytes of a row of x, dt or z, and 8 bytes of a row of B and of C.
+    corner = (tl.program_id(0) * (8 * WARPS) + (thread >> 5) * 8) * CHANNELS
+    z_first = x_ptr
     if z_ptr is not None:
-        z_row = z_ptr + batch * z_stride_batch + start.to(tl.int64) * Z_STRIDE
-    B_row = B_ptr + batch * b_stride_batch + start.to(tl.int64) * B_STRIDE
-    C_row = C_ptr + batch * c_stride_batch + start.to(tl.int64) * C_STRIDE
+        z_first = z_ptr + batch * z_stride_batch
+    own_at = ()
+    own_rows = ()
+    own_blocks = ()
+    for i in tl.static_range(CHANNELS):
+        chunk = tl.minimum(lane + 32 * i, 24 * CHANNELS - 1)
+        tensor = chunk // (8 * CHANNELS)
+        within = chunk // CHANNELS % 8
+        column = corner + 8 * (chunk % CHANNELS)
+        at = within.to(tl.int64) + start
+        x_at = (x_ptr + batch * x_stride_batch + column + at * X_STRIDE).to(tl.int64)
+        dt_at = (dt_ptr + batch * dt_stride_batch + column + at * DT_STRIDE).to(tl.int64)
+        z_at = (z_first + column + at * Z_STRIDE).to(tl.int64)
+        at = tl.where(tensor == 0, x_at, tl.where(tensor == 1, dt_at, z_at))
+        own_at = own_at + (at.to(tl.pointer_type(tl.bfloat16)),)
+        own_rows = own_rows + (tl.where(column < D_INNER, within, 1 << 30),)
+        own_blocks = own_blocks + (BLOCK * tl.where(tensor == 0, X_STRIDE, tl.where(tensor == 1, DT_STRIDE, Z_STRIDE)),)
+    B_at = B_ptr + batch * b_stride_batch + ((lane >> 2).to(tl.int64) + start) * B_STRIDE + 4 * quarter
+    C_at = C_ptr + batch * c_stride_batch + ((lane >> 2).to(tl.int64) + start) * C_STRIDE + 4 * quarter
     if NGROUPS > 1:  # a program's channels are of one group
         group = (tl.program_id(0) * (8 * WARPS * CHANNELS) // (D_INNER // NGROUPS)).to(tl.int64)
-        B_row += group * b_stride_group
-        C_row += group * c_stride_group
-    x_lane = (quarter * X_STRIDE + d) // CHANNELS
-    dt_lane = (quarter * DT_STRIDE + d) // CHANNELS
-    z_lane = (quarter * Z_STRIDE + d) // CHANNELS
+        B_at += group * b_stride_group
+        C_at += group * c_stride_group
+    y_row = y_ptr + (batch * seqlen + start) * D_INNER
     y_lane = (quarter * D_INNER + d) // CHANNELS
     c_time = (g >> 1) + 4 * (g & 1)  # columns 2 q and 2 q + 1 of a product are lane q's steps, q and q + 4
     left = tl.where(inside, length - quarter, 0)
-    last = length - 1
 
-    # The first block converted, those after it as loaded.
-    lanes = (x_lane, dt_lane, z_lane)
-    now = load_elements(x_row, dt_row, z_row, lanes, left, X_STRIDE, DT_STRIDE, Z_STRIDE, GATED, CHANNELS, True)
-    steps, inputs, skips, gates = convert(now, bias, skip, left, DT_SOFTPLUS, GATED, CHANNELS, True)
-    coming = ()
-    for stage in tl.static_range(1, DEPTH):
-        coming = coming + load_elements(
-            x_row + stage * BLOCK * X_STRIDE,
-            dt_row + stage * BLOCK * DT_STRIDE,
-            z_row + stage * BLOCK * Z_STRIDE,
-            lanes,
-            left - stage * BLOCK,
-            X_STRIDE,
-            DT_STRIDE,
-            Z_STRIDE,
-            GATED,
+    # A warp's own ring of blocks as loaded, in shared memory.
+    SLOTS: tl.constexpr = slots_of(D_STATE)
+    SLOT: tl.constexpr = slot_of(CHANNELS, D_STATE)
+    PITCH: tl.constexpr = pitch_of(D_STATE)
+    program = (batch * tl.num_programs(0) + tl.program_id(0)) * tl.num_programs(2) + split
+    memory = claim_memory(scratch_ptr + program * (WARPS * SLOTS * SLOT // 4), thread, WARPS * SLOTS * SLOT)
+    memory = from_byte(memory, (thread >> 5) * (SLOTS * SLOT))
+    element = (quarter * 16 + 2 * g) * CHANNELS
+    B_place = 384 * CHANNELS + quarter * PITCH + 4 * g
+    C_place = 384 * CHANNELS + 8 * PITCH + c_time * PITCH + 8 * quarter
+
+    # The first block converted, those after it on their way.
+    for ahead in tl.static_range(SLOTS - 1):
+        copy_block(
+            from_byte(memory, ahead * SLOT),
+            lane,
+            own_at,
+            own_rows,
+            B_at,
+            C_at,
+            length - ahead * BLOCK,
+            D_STATE,
             CHANNELS,
-            True,
         )
-    b_lane = quarter * B_STRIDE + 2 * g
-    c_lane = c_time * C_STRIDE + 4 * quarter
-    Bs = load_B(B_row, b_lane, quarter, last, B_STRIDE, GROUPS, True)
-    Cs = load_C(C_row, c_lane, c_time, last, C_STRIDE, GROUPS, True) if PHASE != 1 else ()
-    near = BLOCK if MASKED else tl.minimum(BLOCK, length - BLOCK)
-    Bs_next = load_B(B_row + near * B_STRIDE, b_lane, quarter, last - BLOCK, B_STRIDE, GROUPS, MASKED)
+        further = ()
+        for i in tl.static_range(CHANNELS):
+            further = further + (own_at[i] + own_blocks[i],)
+        own_at = further
+        B_at += BLOCK * B_STRIDE
+        C_at += BLOCK * C_STRIDE
+    await_own_copies(lane, SLOTS - 2)
+    now = get_elements(memory, element, 0, 2, CHANNELS)
+    steps, inputs, skips = convert(now, bias, skip, left, DT_SOFTPLUS, CHANNELS, True)
+    Bs = ()
     decays_next = ()
     inflows_next = ()
     if AHEAD:
+        Bs = get_B(memory, B_place, D_STATE)
         decays_next = decays_of(steps, rates, sources, 0, 0, CHANNELS)
         inflows_next = inflows_of(inputs, Bs, mine, none, zero, 0, 0, CHANNELS)
+    slot = tl.program_id(0) * 0
     elapsed = ()
     for _ in tl.static_range(CHANNELS):
         elapsed = elapsed + (zero,)
@@ -186,34 +212,23 @@ def product_kernel(
                         CHANNELS == 2,
                         MASKED,
                     )
-        # What later blocks need: x, dt, z of DEPTH blocks ahead, B of the one after next, C of the next.
-        near = BLOCK
-        second = 2 * BLOCK
-        far = DEPTH * BLOCK
-        if not MASKED:
-            near = tl.minimum(BLOCK, length - BLOCK - t0)
-            second = tl.minimum(2 * BLOCK, length - BLOCK - t0)
-            far = tl.minimum(DEPTH * BLOCK, length - BLOCK - t0)
-        beyond = last - t0 - 2 * BLOCK
-        Bs_far = load_B(B_row + second * B_STRIDE, b_lane, quarter, beyond, B_STRIDE, GROUPS, MASKED)
-        Cs_next = ()
+        # What a later block needs, over the block before this one.
+        next_slot = tl.where(slot == (SLOTS - 1) * SLOT, 0, slot + SLOT)
+        far_slot = tl.where(slot == 0, (SLOTS - 1) * SLOT, slot - SLOT)
+        rows = length - t0 - (SLOTS - 1) * BLOCK
+        copy_block(from_byte(memory, far_slot), lane, own_at, own_rows, B_at, C_at, rows, D_STATE, CHANNELS)
+        await_own_copies(lane, SLOTS - 2)
+        coming = get_elements(memory, element + next_slot, 0, 2, CHANNELS)
+        if AHEAD:
+            words = Bs
+            Bs_next = get_B(memory, B_place + next_slot, D_STATE)
+        else:
+            words = get_B(memory, B_place + slot, D_STATE)
+        Cs = ()
         if PHASE != 1:
-            Cs_next = load_C(C_row + near * C_STRIDE, c_lane, c_time, last - t0 - BLOCK, C_STRIDE, GROUPS, MASKED)
-        coming = coming + load_elements(
-            x_row + far * X_STRIDE,
-            dt_row + far * DT_STRIDE,
-            z_row + far * Z_STRIDE,
-            lanes,
-            left - t0 - DEPTH * BLOCK,
-            X_STRIDE,
-            DT_STRIDE,
-            Z_STRIDE,
-            GATED,
-            CHANNELS,
-            MASKED,
-        )
-        steps_next, inputs_next, skips_next, gates_next = convert(
-            coming, bias, skip, left - t0 - BLOCK, DT_SOFTPLUS, GATED, CHANNELS, MASKED
+            Cs = get_C(memory, C_place + slot, D_STATE)
+        steps_next, inputs_next, skips_next = convert(
+            coming, bias, skip, left - t0 - BLOCK, DT_SOFTPLUS, CHANNELS, MASKED
         )
 
         # The block, step by step or two at a time. Decays and inflows are taken one ahead and sums picked one late, to cover
@@ -229,14 +244,14 @@ def product_kernel(
             if not AHEAD:
                 decays = decays_of(steps, rates, sources, row // (2 * CHANNELS), row % (2 * CHANNELS), CHANNELS)
                 inflows = inflows_of(
-                    inputs, Bs, mine, none, zero, row // (2 * CHANNELS), row % (2 * CHANNELS), CHANNELS
+                    inputs, words, mine, none, zero, row // (2 * CHANNELS), row % (2 * CHANNELS), CHANNELS
                 )
             elif row < 4 * CHANNELS - 1:
                 decays_next = decays_of(
                     steps, rates, sources, (row + 1) // (2 * CHANNELS), (row + 1) % (2 * CHANNELS), CHANNELS
                 )
                 inflows_next = inflows_of(
-                    inputs, Bs, mine, none, zero, (row + 1) // (2 * CHANNELS), (row + 1) % (2 * CHANNELS), CHANNELS
+                    inputs, words, mine, none, zero, (row + 1) // (2 * CHANNELS), (row + 1) % (2 * CHANNELS), CHANNELS
                 )
             else:
                 decays_next = decays_of(steps_next, rates, sources, 0, 0, CHANNELS)
@@ -261,6 +276,9 @@ def product_kernel(
                 longer = longer + (elapsed[c] + steps[c] + steps[CHANNELS + c],)
             elapsed = longer
         else:
+            gates = ()
+            if GATED:
+                gates = get_elements(memory, element + slot, 2, 1, CHANNELS)
             for k in tl.static_range(2):
                 out = ()
                 if GATED:
@@ -283,20 +301,16 @@ def product_kernel(
         steps = steps_next
         inputs = inputs_next
         skips = skips_next
-        gates = gates_next
-        later = ()
-        for i in tl.static_range(4 + 2 * GATED, DEPTH * (4 + 2 * GATED)):
-            later = later + (coming[i],)
-        coming = later
-        Bs = Bs_next
-        Bs_next = Bs_far
-        Cs = Cs_next
-        x_row += BLOCK * X_STRIDE
-        dt_row += BLOCK * DT_STRIDE
-        z_row += BLOCK * Z_STRIDE
+        if AHEAD:
+            Bs = Bs_next
+        slot = next_slot
+        further = ()
+        for i in tl.static_range(CHANNELS):
+            further = further + (own_at[i] + own_blocks[i],)
+        own_at = further
         y_row += BLOCK * D_INNER
-        B_row += BLOCK * B_STRIDE
-        C_row += BLOCK * C_STRIDE
+        B_at += BLOCK * B_STRIDE
+        C_at += BLOCK * C_STRIDE
 
     for c in tl.static_range(CHANNELS):
         for n in tl.static_range(4 * GROUPS):
@@ -305,7 +319,7 @@ def product_kernel(
                 ending = final_ptr + (batch * D_INNER + d + c) * D_STATE + 4 * quarter + state
                 tl.store(ending, h[c * 4 * GROUPS + n], mask=inside)
             elif PHASE == 1:
-                tl.store(slot + (state * D_INNER + c), h[c * 4 * GROUPS + n], mask=inside)
+                tl.store(entering + (state * D_INNER + c), h[c * 4 * GROUPS + n], mask=inside)
         if PHASE == 1:
             span = elapsed[c]
             span = span + lane_of(span, lane ^ 1)

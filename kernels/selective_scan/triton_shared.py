@@ -15,9 +15,14 @@ from kernels.selective_scan.triton_common import INTERPRETED
 if INTERPRETED:
 
     @triton.jit
-    def claim_memory(pointer, thread):
+    def claim_memory(pointer, thread, BYTES: tl.constexpr):
         """Memory that the threads of a program share: here the global memory at `pointer`."""
         return pointer
+
+    @triton.jit
+    def from_byte(memory, place):
+        """The memory from byte `place` on, a multiple of 16."""
+        return memory + place // 4
 
     @triton.jit
     def put(memory, place, value):
@@ -66,23 +71,41 @@ if INTERPRETED:
         """Wait for all of this thread's groups of copies but the last; nothing to do here."""
 
     @triton.jit
+    def await_own_copies(thread, LEFT: tl.constexpr):
+        """Wait for all of the warp's groups of copies but the last LEFT; nothing to do here."""
+
+    @triton.jit
+    def get_word(memory, place):
+        """Load 32 bits from byte `place`, a multiple of four."""
+        return tl.load(memory.to(tl.pointer_type(tl.int32)) + place // 4)
+
+    @triton.jit
+    def get_two_words(memory, place):
+        """Load two words from byte `place`, a multiple of eight."""
+        at = memory.to(tl.pointer_type(tl.int32)) + place // 4
+        return tl.load(at), tl.load(at + 1)
+
+    @triton.jit
     def get_half(memory, place):
         """Load 16 bits from byte `place`, as the low half of an int32."""
         return tl.load(memory.to(tl.pointer_type(tl.int16)) + place // 2).to(tl.int32) & 0xFFFF
 
 else:
 
+    @triton.constexpr_function
+    def _claim(count):
+        """The instruction that claims so many bytes."""
+        return f"{{ .shared .align 16 .b8 scan_memory[{count}]; mov.u32 $0, scan_memory; }}"
+
     @triton.jit
-    def claim_memory(pointer, thread):
-        """Memory that the threads of a program share: the address of 44.375 KiB of static shared memory. Call once in a kernel."""
-        return tl.inline_asm_elementwise(
-            "{ .shared .align 16 .b8 scan_memory[45440]; mov.u32 $0, scan_memory; }",
-            "=r,r",
-            [thread],
-            dtype=tl.int32,
-            is_pure=False,
-            pack=1,
-        )
+    def claim_memory(pointer, thread, BYTES: tl.constexpr):
+        """Memory that the threads of a program share: the address of BYTES of static shared memory. Call once in a kernel."""
+        return tl.inline_asm_elementwise(_claim(BYTES), "=r,r", [thread], dtype=tl.int32, is_pure=False, pack=1)
+
+    @triton.jit
+    def from_byte(memory, place):
+        """The memory from byte `place` on, a multiple of 16."""
+        return memory + place
 
     @triton.jit
     def put(memory, place, value):
@@ -179,6 +202,47 @@ else:
         """Wait for all of this thread's groups of copies but the last."""
         tl.inline_asm_elementwise(
             "cp.async.wait_group 1; mov.b32 $0, 0;", "=r,r", [thread], dtype=tl.int32, is_pure=False, pack=1
+        )
+
+    @triton.jit
+    def await_own_copies(thread, LEFT: tl.constexpr):
+        """Wait for all of the warp's groups of copies but the last LEFT (1 or 2)."""
+        if LEFT == 1:
+            tl.inline_asm_elementwise(
+                "cp.async.wait_group 1; bar.warp.sync 0xffffffff; mov.b32 $0, 0;",
+                "=r,r",
+                [thread],
+                dtype=tl.int32,
+                is_pure=False,
+                pack=1,
+            )
+        else:
+            tl.inline_asm_elementwise(
+                "cp.async.wait_group 2; bar.warp.sync 0xffffffff; mov.b32 $0, 0;",
+                "=r,r",
+                [thread],
+                dtype=tl.int32,
+                is_pure=False,
+                pack=1,
+            )
+
+    @triton.jit
+    def get_word(memory, place):
+        """Load 32 bits from byte `place`, a multiple of four."""
+        return tl.inline_asm_elementwise(
+            "ld.shared.b32 $0, [$1];", "=r,r", [memory + place], dtype=tl.int32, is_pure=False, pack=1
+        )
+
+    @triton.jit
+    def get_two_words(memory, place):
+        """Load two words from byte `place`, a multiple of eight."""
+        return tl.inline_asm_elementwise(
+            "ld.shared.v2.b32 {$0, $1}, [$2];",
+            "=r,=r,r",
+            [memory + place],
+            dtype=(tl.int32, tl.int32),
+            is_pure=False,
+            pack=1,
         )
 
     @triton.jit

@@ -16,14 +16,13 @@ SIXTEEN_STATES = {
 SIXTY_FOUR_STATES = Configuration(blocks=4, steps=8, channels=1, warps=4, registers=128)
 
 USE_WORDS = True
-"""Whether bf16 takes the layouts below by default, where `Arguments.words` (and `pairs`, `wide`)."""
+"""Whether bf16 takes the layouts below by default, where `Arguments.words`."""
 
 WORDS = {
-    "many channels": Configuration(blocks=4, steps=2, channels=2, warps=4, lanes="products", registers=168),
-    "many channels, odd": Configuration(blocks=4, steps=2, channels=1, warps=4, lanes="products", registers=96),
+    "many channels": Configuration(blocks=4, steps=2, channels=1, warps=4, lanes="products", registers=96),
     "few": Configuration(blocks=4, steps=2, channels=1, warps=4, lanes="teams", registers=128),
     "few, long": Configuration(blocks=4, steps=2, channels=2, warps=4, lanes="products", registers=128),
 }
-"""With 16 states. Masks cost two channels a thread more than one: a length that blocks of 8 steps do not divide is "odd"."""
+"""With 16 states."""
 
 WORDS_SIXTY_FOUR_STATES = Configuration(blocks=4, steps=2, channels=2, warps=4, lanes="products")

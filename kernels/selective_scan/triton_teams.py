@@ -200,7 +200,7 @@ def team_kernel(
 
     # Shared memory: three times step sizes by channel and left operands by four steps and lane, twice partial sums by warp, eight
     # steps and lane; then spans as loaded.
-    memory = claim_memory(scratch_ptr + (batch * tl.num_programs(0) + tl.program_id(0)) * MEMORY, thread)
+    memory = claim_memory(scratch_ptr + (batch * tl.num_programs(0) + tl.program_id(0)) * MEMORY, thread, 4 * MEMORY)
     own_step = g * PITCH + 8 * warp + quarter
     own_operand = 8 * PITCH + 256 * warp + 4 * lane
     BUFFER: tl.constexpr = 8 * PITCH + 8 * 128

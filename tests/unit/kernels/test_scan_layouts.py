@@ -18,7 +18,7 @@ def words(request: pytest.FixtureRequest) -> bool:
 def test_an_ensemble_keeps_its_members_layout(
     members: int, channels: int, batch: int, seqlen: int, words: bool
 ) -> None:
-    chosen = configuration(Shape(batch, members * channels, seqlen, 16, members, words=words, pairs=words, wide=words))
+    chosen = configuration(Shape(batch, members * channels, seqlen, 16, members, words=words))
     assert chosen.lanes in ({"products", "teams"} if words else {"states"})
     assert channels % chosen.width == 0
 
@@ -26,10 +26,10 @@ def test_an_ensemble_keeps_its_members_layout(
 def test_no_program_has_channels_of_two_groups(words: bool) -> None:
     sizes = product((1, 8, 64), (2, 3, 8, 20), (4, 8, 12, 16, 24, 48, 96), (8, 16, 64), (100, 9000))
     for batch, ngroups, channels, d_state, seqlen in sizes:
-        shape = Shape(batch, ngroups * channels, seqlen, d_state, ngroups, words=words, pairs=words, wide=words)
+        shape = Shape(batch, ngroups * channels, seqlen, d_state, ngroups, words=words)
         chosen = configuration(shape)
         assert chosen.lanes == "time" or channels % chosen.width == 0, shape
 
 
 def test_channels_that_no_program_can_keep_apart_take_the_general_kernel(words: bool) -> None:
-    assert configuration(Shape(8, 50, 256, 16, 10, words=words, pairs=words, wide=words)).lanes == "time"
+    assert configuration(Shape(8, 50, 256, 16, 10, words=words)).lanes == "time"
