@@ -90,10 +90,10 @@ def error(value: Tensor, reference: Tensor) -> float:
 
 EVERYTHING = "D z dt_bias initial_state reset"
 CASES = {
-    "L1": Case(seqlen=1),
+    "L1": Case(batch=2, seqlen=1),
     "bare": Case(seqlen=3, d_inner=1, d_state=1, options="", softplus=False),
     "L41-reset": Case(seqlen=41, options=EVERYTHING),
-    "two-warps-N11": Case(batch=2, d_inner=9, d_state=11, plan=ComplexPlan(2, 2, 1, 1)),
+    "two-warps-N11": Case(seqlen=3, d_inner=9, d_state=11, plan=ComplexPlan(2, 2, 1, 1)),
     "groups": Case(d_inner=6, d_state=4, ngroups=2, options=EVERYTHING),
     "constant-B": Case(constant="B"),
     "constant-C": Case(constant="C"),
