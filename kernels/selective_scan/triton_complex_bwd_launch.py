@@ -25,6 +25,7 @@ from kernels.selective_scan.triton_complex_launch import (
     options,
     plan_complex,
     row_strides,
+    with_steps,
 )
 from kernels.selective_scan.triton_complex_reduce import complex_carry_kernel, complex_finish_kernel
 
@@ -40,6 +41,7 @@ def complex_backward(
 
     The gradient of something complex is that of its real part plus i times that of its imaginary part, as PyTorch has it.
     """
+    original, given = given, with_steps(given)
     x = given.x
     batch, seqlen, d_inner = x.shape
     plan = plan or plan_complex(batch, seqlen, d_inner, given.A.shape[1], given.ngroups)
@@ -50,15 +52,20 @@ def complex_backward(
         rows = _finished_rows(given, found, dy) if found.sums is not None else _Rows(*found[:5])
         dB, dC = _state_inputs(given, plan, laid, found)
     d_state = given.A.shape[1]
+    ddt, dbias = rows.ddt, rows.dbias
+    if original.dt.dim() == 1:
+        if original.dt_softplus:
+            ddt = ddt * torch.sigmoid(original.dt if original.dt_bias is None else original.dt + original.dt_bias)
+        dbias = ddt[None]
     return Gradients(
         x=rows.dx,
-        dt=rows.ddt,
+        dt=ddt,
         A=torch.view_as_complex(found.dA.sum(0)[:, :d_state].contiguous()),
         B=dB,
         C=dC,
         D=None if given.D is None else rows.dD.sum(0),
         z=rows.dz,
-        dt_bias=None if given.dt_bias is None else rows.dbias.sum(0),
+        dt_bias=None if original.dt_bias is None else dbias.sum(0),
         initial_state=found.dinitial,
     )
 

@@ -2,7 +2,7 @@
 
 import math
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import NamedTuple
 
@@ -11,6 +11,7 @@ import triton
 from torch import Tensor
 
 from kernels.common.choice import Layout, record_layout
+from kernels.common.numerics import softplus
 from kernels.selective_scan.reference import finish
 from kernels.selective_scan.triton_arguments import Arguments
 from kernels.selective_scan.triton_complex import join_kernel, lay_kernel
@@ -39,11 +40,11 @@ class ComplexPlan:
     """Programs along the sequence, and tiles of 32 positions of each."""
 
 
-def plan_complex(batch: int, seqlen: int, d_inner: int, d_state: int, ngroups: int, most_warps: int = 8) -> ComplexPlan:
+def plan_complex(batch: int, seqlen: int, d_inner: int, d_state: int, ngroups: int) -> ComplexPlan:
     """Choose the division: the sequence is split where there are too few channels to fill the GPU, and it pays."""
     states = 1 if d_state <= 8 else 2
     group_size = d_inner // ngroups
-    warps = most_warps
+    warps = 8
     while warps > 1 and 4 * warps >= 2 * group_size:
         warps //= 2
     strands = batch * ngroups * math.ceil(group_size / 4) * math.ceil(d_state / (8 * states))
@@ -71,10 +72,11 @@ def complex_forward(
     A, B, C and initial_state are complex64. Checkpoints: fp32 (batch, ceil(seqlen / 32), d_inner, padded states, 2), the state
     that enters position 32 k, before that position's reset.
     """
+    given = with_steps(given)
     x = given.x
     batch, seqlen, d_inner = x.shape
     d_state = given.A.shape[1]
-    plan = plan or plan_complex(batch, seqlen, d_inner, d_state, given.ngroups, most_warps=4)
+    plan = plan or plan_complex(batch, seqlen, d_inner, d_state, given.ngroups)
     record_layout("selective_scan", f"{batch}x{d_inner}x{seqlen}x{d_state} complex", partial(_describe, plan))
     padded = padded_states(d_state)
     blocks = padded // (8 * plan.states)
@@ -95,6 +97,17 @@ def complex_forward(
     if blocks > 1:
         y.copy_(finish(sums.sum(0), x.float(), given.D, given.z))
     return y, final_state, checkpoints
+
+
+def with_steps(given: Arguments) -> Arguments:
+    """Return the arguments with a constant dt as the recurrence uses it, after bias and softplus, both left out then.
+
+    An error of the kernel's softplus would be the same at every step, and add up.
+    """
+    if given.dt.dim() == 3:
+        return given
+    step = given.dt if given.dt_bias is None else given.dt + given.dt_bias
+    return replace(given, dt=softplus(step) if given.dt_softplus else step, dt_bias=None, dt_softplus=False)
 
 
 def padded_states(d_state: int) -> int:
