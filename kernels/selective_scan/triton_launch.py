@@ -17,7 +17,6 @@ from kernels.selective_scan.triton_layout import Configuration
 from kernels.selective_scan.triton_table import (
     SIXTEEN_STATES,
     SIXTY_FOUR_STATES,
-    USE_WORDS,
     WORDS,
     WORDS_SIXTY_FOUR_STATES,
 )
@@ -49,11 +48,11 @@ def configuration(shape: Shape) -> Configuration:
     if INTERPRETED:
         return Configuration(blocks=4, steps=4, channels=2 if paired else 1, warps=1)
     work = shape.batch * shape.d_inner
-    if USE_WORDS and shape.words and shape.d_state == 16:
+    if shape.words and shape.d_state == 16:
         chosen = _within_groups(_for_words(shape, work), shape)
         if chosen is not None:
             return chosen
-    if USE_WORDS and shape.words and shape.d_state in (32, 48, 64) and work >= 6144:
+    if shape.words and shape.d_state in (32, 48, 64) and work >= 6144:
         chosen = _within_groups(WORDS_SIXTY_FOUR_STATES, shape)
         if chosen is not None:
             return chosen
@@ -88,6 +87,8 @@ def _for_words(shape: Shape, work: int) -> Configuration:
     """The table for 16 states in bf16, as Mamba has them under autocast."""
     if work >= 12288:
         return WORDS["many channels"]
+    if work >= 4096:
+        return WORDS["half as many"]
     if work < 1024 and shape.seqlen >= 8192:
         return replace(WORDS["few, long"], splits=min(32768 // work, shape.seqlen // 256))
     return WORDS["few"]

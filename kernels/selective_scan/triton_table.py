@@ -15,14 +15,12 @@ SIXTEEN_STATES = {
 }
 SIXTY_FOUR_STATES = Configuration(blocks=4, steps=8, channels=1, warps=4, registers=128)
 
-USE_WORDS = True
-"""Whether bf16 takes the layouts below by default, where `Arguments.words`."""
-
 WORDS = {
-    "many channels": Configuration(blocks=4, steps=2, channels=1, warps=4, lanes="products", registers=96),
-    "few": Configuration(blocks=4, steps=2, channels=1, warps=4, lanes="teams", registers=128),
+    "many channels": Configuration(blocks=4, steps=2, channels=2, warps=4, lanes="products", registers=128),
+    "half as many": Configuration(blocks=4, steps=2, channels=1, warps=4, lanes="products", registers=96),
+    "few": Configuration(blocks=4, steps=2, channels=1, warps=4, lanes="teams", registers=168, unroll=2),
     "few, long": Configuration(blocks=4, steps=2, channels=2, warps=4, lanes="products", registers=128),
 }
-"""With 16 states."""
+"""Where `Arguments.words`, and 16 states."""
 
 WORDS_SIXTY_FOUR_STATES = Configuration(blocks=4, steps=2, channels=2, warps=4, lanes="products")
