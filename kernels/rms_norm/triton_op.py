@@ -120,8 +120,9 @@ def _rms_norm_backward(
     of_y = flat if dy is None else dy.reshape(-1, d)
     of_stream = flat if dstream is None else dstream.reshape(-1, d)
     tile = tiling(d, BACKWARD_VALUES)
-    stages = BACKWARD_STAGES if tile.block_rows * tile.block_d <= TILE else 1
     tiles = triton.cdiv(triton.cdiv(rows, tile.block_rows), BACKWARD_PROGRAMS)
+    # one tile is not staged: the shared memory for it would keep a program waiting for whatever else runs on its multiprocessor
+    stages = BACKWARD_STAGES if tiles > 1 and tile.block_rows * tile.block_d <= TILE else 1
     programs = triton.cdiv(rows, tile.block_rows * tiles)
     partial = torch.empty((programs, members, d), dtype=torch.float32, device=dx.device)
     with on_device(dx):

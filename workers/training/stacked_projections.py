@@ -39,8 +39,8 @@ class StackedProjections(Projections):
     @contextlib.contextmanager
     def step(self) -> Iterator[None]:
         """Hold for one step's forward and backward passes; at the end every gradient is there for what follows."""
-        self._copies.renew()
         with super().step():
+            self._copies.renew()  # behind the casts, which are wanted first
             self._by_address |= {place: self.own[key] for place, key in self._copies.addresses().items()}
             yield
         self._copies.forget_mark()
