@@ -84,7 +84,7 @@ def test_a_large_vocabulary_s_gradients_are_those_of_the_plain_loss(precision: s
     scale = (targets >= 0).sum().reciprocal()
 
     def gradients(*, fused: bool, dtype: torch.dtype, autocast: bool) -> list[torch.Tensor]:
-        hidden, weight = (one.to(dtype).requires_grad_() for one in exact)
+        hidden, weight = (one.detach().to(dtype, copy=True).requires_grad_() for one in exact)
         with torch.autocast("cuda", dtype=torch.bfloat16, enabled=autocast):
             if fused:
                 loss = chunked_loss(hidden, weight, targets, scale, measure=False)

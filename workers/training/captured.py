@@ -159,7 +159,8 @@ class GraphRecorder:
         for generator in streams:
             graph.graph.register_generator_state(generator)
         try:
-            with torch.cuda.graph(graph.graph, pool=self._pool):
+            # else what another thread asks of CUDA meanwhile, such as one that writes a checkpoint, would break the recording off
+            with torch.cuda.graph(graph.graph, pool=self._pool, capture_error_mode="thread_local"):
                 self._trace(update, graph.rows, measure=measure)
         except RuntimeError:
             for generator in (*streams, torch.cuda.default_generators[self._device.index]):
