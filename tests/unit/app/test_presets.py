@@ -41,7 +41,9 @@ def test_the_metrics_are_ones_that_the_tasks_report(name: str) -> None:
     reported = [
         set(build_task(run.spec.task).metrics(totals)) for run in plan_runs(spec.model_copy(update={"seeds": (0,)}))
     ]
-    assert all(spec.metric.key in metrics for metrics in reported)
+    key, _, length = spec.metric.key.partition("@")  # a metric at another length than the trained one
+    assert all(key in metrics for metrics in reported)
+    assert all(not length or int(length) in run.spec.train.eval_lengths for run in plan_runs(spec))
     assert set(spec.metric.also) <= set.union(*reported)
 
 
