@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -9,7 +10,9 @@ import torch
 
 from tests.parity.test_captured_step import ATTENTION, INDUCTION, MAMBA, execute, make
 from workers.tasks import bytestream
+from workers.training.captured import GraphRecorder
 from workers.training.errors import CaptureError
+from workers.training.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from tests.parity.test_captured_step import Execute
@@ -120,6 +123,33 @@ def test_checkpoints_written_meanwhile_are_those_of_their_step(execute: Execute)
         mine, theirs = (run.folder / "checkpoints" / name for run in (beside, within))
         for file in ("model.safetensors", "optimizer.safetensors"):
             assert (mine / file).read_bytes() == (theirs / file).read_bytes()
+
+
+def test_a_checkpoint_being_written_breaks_no_recording_off(execute: Execute, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The writing thread asks things of CUDA while a graph is recorded."""
+    writing, recording, done = threading.Event(), threading.Event(), threading.Event()
+    trace, wait = GraphRecorder._trace, Snapshot.wait
+
+    def watched_trace(self: GraphRecorder, *rest: Any, **named: Any) -> None:
+        if writing.is_set():
+            recording.set()
+        trace(self, *rest, **named)
+        if writing.is_set():
+            assert done.wait(10)
+
+    def watched_wait(self: Snapshot) -> None:
+        writing.set()
+        if recording.wait(10):
+            for _ in range(10):
+                wait(self)
+                torch.empty(1 << 22, pin_memory=True)
+        done.set()
+
+    monkeypatch.setattr(GraphRecorder, "_trace", watched_trace)
+    monkeypatch.setattr(Snapshot, "wait", watched_wait)
+    ran = execute(make(DRY, INDUCTION, capture="on", async_checkpoints="on", checkpoint_every=4, log_every=3))
+    assert recording.is_set()
+    assert [fact["mode"] for fact in ran.sink.facts("step")] == ["captured"]
 
 
 def test_batches_out_of_host_memory_are_those_out_of_the_gpu_s(
