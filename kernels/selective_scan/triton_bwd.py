@@ -6,13 +6,12 @@ derivation, the layout and the numerics are in README.md.
 Legend: program id = (batch * chunks + chunk) * blocks + block of channels; every tensor has one element per thread; within a warp
 lane = 16 * (channel group // 4) + 4 * piece + channel group % 4, where a piece is one of the 4 runs of STEPS = 8 time steps of a
 tile and a channel group is CHANNELS neighbouring channels: a thread holds STEPS x CHANNELS elements in registers.
-
-Longer than a module should be: a kernel is one function, and its arguments alone take seventy lines.
 """
 
 import triton
 import triton.language as tl
 
+from kernels.selective_scan.triton_bwd_rows import finish_tile, load_tile, over_pieces, spans_between
 from kernels.selective_scan.triton_bwd_state import (
     add_partials,
     enter_pieces,
@@ -21,7 +20,7 @@ from kernels.selective_scan.triton_bwd_state import (
     replay_gradients,
     replay_states,
 )
-from kernels.selective_scan.triton_common import LN2, ex2, prefetch_l1, sigmoid, softplus
+from kernels.selective_scan.triton_common import ex2, prefetch_l1, softplus
 from kernels.selective_scan.triton_lanes import (
     claim_scratch,
     fetch,
@@ -167,6 +166,9 @@ def scan_backward_kernel(
         at_dt = t_lane * row_dt + wide * dt_channel
         at_z = t_lane * row_z + wide * z_channel
         at_dy = t_lane * row_dy + wide * dy_channel
+    at_rows = (at_x, at_dt, at_z, at_dy)
+    rows = (row_x, row_dt, row_z, row_dy)
+    row_channels = (x_channel, dt_channel, z_channel, dy_channel)
     at_out = t_lane * (D_INNER // UNIT) + d // UNIT
     at_d = d // UNIT
 
@@ -236,10 +238,6 @@ def scan_backward_kernel(
     for k in range(count):
         tile = (chunk * chunk_tiles + count - 1 - k).to(tl.int64)
         t0 = tile * TILE
-        dts = ()
-        dus = ()
-        dys = ()
-        totals = zeros
         cut = ()
         if HAS_RESET:
             closed = zero
@@ -259,47 +257,25 @@ def scan_backward_kernel(
             up1 = open_up1
             down0 = open_down0
             down1 = open_down1
-        for i in tl.static_range(R):
-            mask = channel_mask
-            if MASKED:
-                mask = ()
-                for c in tl.static_range(CHANNELS):
-                    mask = mask + (channel_mask[c] & (t0 + t_lane + i < seqlen),)
-            xs = load_row(x_ptr + t0 * row_x, at_x + i * (row_x // UNIT), mask, x_channel, CHANNELS, PAIRS, MASKED)
-            gs = load_row(dy_ptr + t0 * row_dy, at_dy + i * (row_dy // UNIT), mask, dy_channel, CHANNELS, PAIRS, MASKED)
-            if HAS_Z:
-                zs = load_row(z_ptr + t0 * row_z, at_z + i * (row_z // UNIT), mask, z_channel, CHANNELS, PAIRS, MASKED)
-            if not DT_CONSTANT:
-                raw = load_row(
-                    dt_ptr + t0 * row_dt, at_dt + i * (row_dt // UNIT), mask, dt_channel, CHANNELS, PAIRS, MASKED
-                )
-            grown = ()
-            for c in tl.static_range(CHANNELS):
-                if DT_CONSTANT:
-                    step = step_constant[c]
-                else:
-                    step = raw[c] + bias[c]
-                    if SOFTPLUS:
-                        step = softplus(step)
-                if MASKED:  # a step of zero length leaves the state as it is
-                    step = tl.where(mask[c], step, 0.0)
-                dts = dts + (step,)
-                dus = dus + (step * xs[c],)
-                if HAS_Z:
-                    dys = dys + (gs[c] * (zs[c] * sigmoid(zs[c])),)
-                else:
-                    dys = dys + (gs[c],)
-                grown = grown + (totals[c] + step,)
-            totals = grown
-
-        # Time spans of the lane scans: of the piece before (after), and of the two before (after).
-        span_up = ()
-        span_down = ()
-        for c in tl.static_range(CHANNELS):
-            one_up = lane_up(totals[c], 4)
-            one_down = lane_down(totals[c], 4)
-            span_up = span_up + (one_up, one_up + lane_up(one_up, 4))
-            span_down = span_down + (one_down, one_down + lane_down(one_down, 4))
+        dts, dus, dys, totals = load_tile(
+            (x_ptr, dt_ptr, z_ptr, dy_ptr),
+            at_rows,
+            rows,
+            row_channels,
+            channel_mask,
+            t0,
+            t_lane,
+            seqlen,
+            bias,
+            step_constant,
+            zeros,
+            SOFTPLUS,
+            DT_CONSTANT,
+            CHANNELS,
+            PAIRS,
+            MASKED,
+        )
+        span_up, span_down = spans_between(totals, CHANNELS)
 
         if PREFETCH:  # to L2, the rows that the next tile reads
             earlier = tl.maximum(tile - 1, 0)
@@ -394,53 +370,31 @@ def scan_backward_kernel(
                 tl.debug_barrier()
                 add_partials(scratch, part_ptr + tile * (2 * D_STATE * TILE), thread, n_first, D_STATE, BLOCK, WARPS)
 
-        for i in tl.static_range(R):
-            mask = channel_mask
-            if MASKED:
-                mask = ()
-                for c in tl.static_range(CHANNELS):
-                    mask = mask + (channel_mask[c] & (t0 + t_lane + i < seqlen),)
-            xs = load_row(x_ptr + t0 * row_x, at_x + i * (row_x // UNIT), mask, x_channel, CHANNELS, PAIRS, MASKED)
-            gs = load_row(dy_ptr + t0 * row_dy, at_dy + i * (row_dy // UNIT), mask, dy_channel, CHANNELS, PAIRS, MASKED)
-            if HAS_Z:
-                zs = load_row(z_ptr + t0 * row_z, at_z + i * (row_z // UNIT), mask, z_channel, CHANNELS, PAIRS, MASKED)
-            dxs = ()
-            ddts = ()
-            dzs = ()
-            dD_next = ()
-            dbias_next = ()
-            for c in tl.static_range(CHANNELS):
-                dxs = dxs + (dys[i * CHANNELS + c] * skip[c] + s1[i * CHANNELS + c] * dts[i * CHANNELS + c],)
-                change = s1[i * CHANNELS + c] * xs[c] + s2[i * CHANNELS + c] * LN2
-                if SOFTPLUS:  # the sigmoid of dt before softplus, from what softplus made of it
-                    step = dts[i * CHANNELS + c]
-                    series = 0.16666667 + step * (-0.04166667 + step * 0.00833333)
-                    small = step * (1.0 + step * (-0.5 + step * series))
-                    change = change * tl.where(step < 0.0625, small, 1.0 - ex2(step * (-1.0 / LN2)))
-                ddts = ddts + (change,)
-                if HAS_Z:
-                    gate = sigmoid(zs[c])
-                    pre = ys[i * CHANNELS + c] + skip[c] * xs[c]
-                    dzs = dzs + (gs[c] * pre * gate * (1.0 + zs[c] * (1.0 - gate)),)
-                dD_next = dD_next + (dD[c] + dys[i * CHANNELS + c] * xs[c],)
-                if MASKED:
-                    dbias_next = dbias_next + (dbias[c] + tl.where(mask[c], change, 0.0),)
-                else:
-                    dbias_next = dbias_next + (dbias[c] + change,)
-            dD = dD_next
-            dbias = dbias_next
-            row = i * (D_INNER // UNIT)
-            store_row(dx_ptr + t0 * D_INNER, at_out + row, dxs, mask, CHANNELS, PAIRS, MASKED)
-            if not DT_CONSTANT:
-                store_row(ddt_ptr + t0 * D_INNER, at_out + row, ddts, mask, CHANNELS, PAIRS, MASKED)
-            if HAS_Z:
-                store_row(dz_ptr + t0 * D_INNER, at_out + row, dzs, mask, CHANNELS, PAIRS, MASKED)
+        dD, dbias = finish_tile(
+            (x_ptr, dt_ptr, z_ptr, dy_ptr),
+            at_rows,
+            rows,
+            row_channels,
+            channel_mask,
+            t0,
+            t_lane,
+            seqlen,
+            (dts, dys, ys, s1, s2, skip),
+            (dx_ptr, ddt_ptr, dz_ptr),
+            at_out,
+            dD,
+            dbias,
+            SOFTPLUS,
+            DT_CONSTANT,
+            D_INNER,
+            CHANNELS,
+            PAIRS,
+            MASKED,
+        )
 
     for c in tl.static_range(CHANNELS):
-        skip_sum = dD[c] + lane_flip(dD[c], 4)
-        skip_sum = skip_sum + lane_flip(skip_sum, 8)
-        bias_sum = dbias[c] + lane_flip(dbias[c], 4)
-        bias_sum = bias_sum + lane_flip(bias_sum, 8)
+        skip_sum = over_pieces(dD[c])
+        bias_sum = over_pieces(dbias[c])
         inside = channel_mask[c] & (piece == 0)
         tl.store(dD_ptr + place * D_INNER + d + c, skip_sum, mask=inside)
         tl.store(dbias_ptr + place * D_INNER + d + c, bias_sum, mask=inside)

@@ -125,6 +125,7 @@ def _run(problem: Problem, plan: Plan, originals: _Originals) -> Gradients:
     if carried:
         _carry(problem, plan, laid, carry)
     partial = _main(problem, plan, laid, carry, carried)
+    del laid  # its memory serves what `_finish` makes
     return _finish(problem, plan, originals, partial, carry)
 
 

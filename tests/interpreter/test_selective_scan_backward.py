@@ -10,7 +10,7 @@ from torch import Tensor
 
 from kernels.selective_scan.reference import per_channel, selective_scan_reference, step_sizes
 from kernels.selective_scan.triton_bwd_launch import Gradients, scan_backward
-from kernels.selective_scan.triton_bwd_plan import Plan
+from kernels.selective_scan.triton_bwd_plan import Plan, plan_backward
 
 pytestmark = pytest.mark.interpreter
 
@@ -171,6 +171,29 @@ def test_constants(constant: str) -> None:
 def test_groups(d_inner: int) -> None:
     problem = make(3, d_inner, 3, ngroups=2)
     assert_equal(problem, problem.gradients())
+
+
+def test_groups_of_whole_programs() -> None:
+    """Members of an ensemble as groups: no program has channels of two, none has channels to spare, and each group is as if alone."""
+    problem = make(33, 32, 2, ngroups=2)
+    plan = plan_backward(1, 33, 32, 2, 2)
+    assert (32 // 2) % (16 * plan.warps) == 0
+    together = problem.gradients(plan)
+    assert_equal(problem, together)
+    channels = slice(16, 32)
+    own = {name: value[:, :, 1] for name, value in problem.inputs.items() if value is not None and name in "BC"}
+    for name, value in problem.inputs.items():
+        if value is not None and name not in own:
+            first = value[channels] if value.shape[0] == 32 else value[:, channels] if name == "initial_state" else None
+            own[name] = value[:, :, channels].contiguous() if first is None else first
+    assert problem.dfinal is not None
+    dy, dfinal = problem.dy[:, :, channels].contiguous(), problem.dfinal[:, channels]
+    alone = replace(problem, inputs=own, dy=dy, dfinal=dfinal).gradients(plan)
+    for name in ("x", "dt", "z"):
+        assert torch.equal(getattr(together, name)[:, :, channels], getattr(alone, name)), name
+    for name in ("B", "C"):
+        assert torch.equal(getattr(together, name)[:, :, 1], getattr(alone, name)), name
+    assert torch.equal(together.A[channels], alone.A)
 
 
 def test_groups_of_both_may_differ() -> None:

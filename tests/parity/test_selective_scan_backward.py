@@ -167,6 +167,7 @@ CASES = [
     Case(dtype=BF16, plan=Plan(8, 1, 1, 4, 32)),
     Case(plan=Plan(1, 2, 4, 1, 8), reset=True, states=True),
     Case(dtype=BF16, d_inner=128, plan=Plan(4, 2, 2, 2, 16), states=True),
+    Case(batch=8, seqlen=256, d_inner=1024, dtype=BF16, ngroups=8),
     Case(batch=1, seqlen=2047, d_inner=48, dtype=BF16),
     Case(batch=1, seqlen=2049, d_inner=48, states=True),
 ]

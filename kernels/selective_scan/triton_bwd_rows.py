@@ -1,0 +1,189 @@
+"""A tile's rows in the backward scan: read and made ready before its states are walked, and its gradients written after.
+
+Tuples are in rows: element i * CHANNELS + c is step i of the thread's piece and channel c. The four inputs x, dt, z and dy come as
+tuples: pointers at the sequence's first step, the thread's offsets in a tile (in elements, or in pairs of elements with PAIRS), row
+strides and channel strides in elements. The tile begins at step t0, the thread's piece t_lane steps later.
+"""
+
+import triton
+import triton.language as tl
+
+from kernels.selective_scan.triton_common import LN2, ex2, sigmoid, softplus
+from kernels.selective_scan.triton_lanes import lane_down, lane_flip, lane_up, load_row, store_row
+
+STEPS = tl.constexpr(8)
+
+
+@triton.jit
+def mask_of(channel_mask, t, seqlen, CHANNELS: tl.constexpr, MASKED: tl.constexpr):
+    """Which channels there are at step t."""
+    mask = channel_mask
+    if MASKED:
+        mask = ()
+        for c in tl.static_range(CHANNELS):
+            mask = mask + (channel_mask[c] & (t < seqlen),)
+    return mask
+
+
+@triton.jit
+def load_tile(
+    pointers,
+    at,
+    rows,
+    channels,
+    channel_mask,
+    t0,
+    t_lane,
+    seqlen,
+    bias,
+    step_constant,
+    zeros,
+    SOFTPLUS: tl.constexpr,
+    DT_CONSTANT: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    PAIRS: tl.constexpr,
+    MASKED: tl.constexpr,
+):
+    """Return the step sizes, step size times x, and the gradient of y before its gate, of all steps; and the piece's span of dt."""
+    HAS_Z: tl.constexpr = pointers[2] is not None
+    UNIT: tl.constexpr = 2 if PAIRS else 1
+    dts = ()
+    dus = ()
+    dys = ()
+    totals = zeros
+    for i in tl.static_range(STEPS):
+        mask = mask_of(channel_mask, t0 + t_lane + i, seqlen, CHANNELS, MASKED)
+        xs = load_row(
+            pointers[0] + t0 * rows[0], at[0] + i * (rows[0] // UNIT), mask, channels[0], CHANNELS, PAIRS, MASKED
+        )
+        gs = load_row(
+            pointers[3] + t0 * rows[3], at[3] + i * (rows[3] // UNIT), mask, channels[3], CHANNELS, PAIRS, MASKED
+        )
+        if HAS_Z:
+            zs = load_row(
+                pointers[2] + t0 * rows[2], at[2] + i * (rows[2] // UNIT), mask, channels[2], CHANNELS, PAIRS, MASKED
+            )
+        if not DT_CONSTANT:
+            raw = load_row(
+                pointers[1] + t0 * rows[1], at[1] + i * (rows[1] // UNIT), mask, channels[1], CHANNELS, PAIRS, MASKED
+            )
+        grown = ()
+        for c in tl.static_range(CHANNELS):
+            if DT_CONSTANT:
+                step = step_constant[c]
+            else:
+                step = raw[c] + bias[c]
+                if SOFTPLUS:
+                    step = softplus(step)
+            if MASKED:  # a step of zero length leaves the state as it is
+                step = tl.where(mask[c], step, 0.0)
+            dts = dts + (step,)
+            dus = dus + (step * xs[c],)
+            if HAS_Z:
+                dys = dys + (gs[c] * (zs[c] * sigmoid(zs[c])),)
+            else:
+                dys = dys + (gs[c],)
+            grown = grown + (totals[c] + step,)
+        totals = grown
+    return dts, dus, dys, totals
+
+
+@triton.jit
+def spans_between(totals, CHANNELS: tl.constexpr):
+    """Spans of time for the scans over lanes, for every channel: of the piece before (after), and of the two before (after)."""
+    span_up = ()
+    span_down = ()
+    for c in tl.static_range(CHANNELS):
+        one_up = lane_up(totals[c], 4)
+        one_down = lane_down(totals[c], 4)
+        span_up = span_up + (one_up, one_up + lane_up(one_up, 4))
+        span_down = span_down + (one_down, one_down + lane_down(one_down, 4))
+    return span_up, span_down
+
+
+@triton.jit
+def over_pieces(x):
+    """The sum of x over the four pieces."""
+    x = x + lane_flip(x, 4)
+    return x + lane_flip(x, 8)
+
+
+@triton.jit
+def finish_tile(
+    pointers,
+    at,
+    rows,
+    channels,
+    channel_mask,
+    t0,
+    t_lane,
+    seqlen,
+    sums,
+    targets,
+    at_out,
+    dD,
+    dbias,
+    SOFTPLUS: tl.constexpr,
+    DT_CONSTANT: tl.constexpr,
+    ROW: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    PAIRS: tl.constexpr,
+    MASKED: tl.constexpr,
+):
+    """Write the gradients of x, dt and z; return dD and dbias with this tile's added.
+
+    `sums` holds step sizes, gradients of y before the gate, the sums over states of C h, of G B and of G a h A, and D.
+    `targets` are where the gradients of the sequence's first step go, rows ROW elements apart.
+    """
+    HAS_Z: tl.constexpr = pointers[2] is not None
+    UNIT: tl.constexpr = 2 if PAIRS else 1
+    dts = sums[0]
+    dys = sums[1]
+    ys = sums[2]
+    s1 = sums[3]
+    s2 = sums[4]
+    skip = sums[5]
+    for i in tl.static_range(STEPS):
+        mask = mask_of(channel_mask, t0 + t_lane + i, seqlen, CHANNELS, MASKED)
+        xs = load_row(
+            pointers[0] + t0 * rows[0], at[0] + i * (rows[0] // UNIT), mask, channels[0], CHANNELS, PAIRS, MASKED
+        )
+        gs = load_row(
+            pointers[3] + t0 * rows[3], at[3] + i * (rows[3] // UNIT), mask, channels[3], CHANNELS, PAIRS, MASKED
+        )
+        if HAS_Z:
+            zs = load_row(
+                pointers[2] + t0 * rows[2], at[2] + i * (rows[2] // UNIT), mask, channels[2], CHANNELS, PAIRS, MASKED
+            )
+        dxs = ()
+        ddts = ()
+        dzs = ()
+        dD_next = ()
+        dbias_next = ()
+        for c in tl.static_range(CHANNELS):
+            dxs = dxs + (dys[i * CHANNELS + c] * skip[c] + s1[i * CHANNELS + c] * dts[i * CHANNELS + c],)
+            change = s1[i * CHANNELS + c] * xs[c] + s2[i * CHANNELS + c] * LN2
+            if SOFTPLUS:  # the sigmoid of dt before softplus, from what softplus made of it
+                step = dts[i * CHANNELS + c]
+                series = 0.16666667 + step * (-0.04166667 + step * 0.00833333)
+                small = step * (1.0 + step * (-0.5 + step * series))
+                change = change * tl.where(step < 0.0625, small, 1.0 - ex2(step * (-1.0 / LN2)))
+            ddts = ddts + (change,)
+            if HAS_Z:
+                gate = sigmoid(zs[c])
+                pre = ys[i * CHANNELS + c] + skip[c] * xs[c]
+                dzs = dzs + (gs[c] * pre * gate * (1.0 + zs[c] * (1.0 - gate)),)
+            dD_next = dD_next + (dD[c] + dys[i * CHANNELS + c] * xs[c],)
+            if MASKED:
+                dbias_next = dbias_next + (dbias[c] + tl.where(mask[c], change, 0.0),)
+            else:
+                dbias_next = dbias_next + (dbias[c] + change,)
+        dD = dD_next
+        dbias = dbias_next
+        row = i * (ROW // UNIT)
+        store_row(targets[0] + t0 * ROW, at_out + row, dxs, mask, CHANNELS, PAIRS, MASKED)
+        if not DT_CONSTANT:
+            store_row(targets[1] + t0 * ROW, at_out + row, ddts, mask, CHANNELS, PAIRS, MASKED)
+        if HAS_Z:
+            store_row(targets[2] + t0 * ROW, at_out + row, dzs, mask, CHANNELS, PAIRS, MASKED)
+    return dD, dbias
