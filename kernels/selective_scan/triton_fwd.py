@@ -7,9 +7,7 @@ sum of dt each, and the thread replays its piece from the state that truly enter
 the numerics are in README.md.
 
 Legend: program ids are (channel block, batch, split of the sequence); tensors are a `lane_grid`, lane = block + BLOCKS * channel
-group; a thread holds STEPS x CHANNELS elements; a tile is BLOCKS * STEPS time steps.
-
-The file is longer than others because the kernel must be one function: its arguments and its options' branches fill it.
+group; a thread holds STEPS x CHANNELS elements; a tile is BLOCKS * STEPS time steps. What a tile begins with is in triton_fwd_tile.
 """
 
 # The bodies are Triton's language: tuples grow, and constexpr parameters are not of the type they name.
@@ -25,62 +23,20 @@ from kernels.selective_scan.triton_common import (
     load_channels,
     load_floats,
     silu,
-    softplus,
     store_channels,
     take_lane,
 )
-
-CHECKPOINT_STEPS = tl.constexpr(32)
-MAX_CARRIES = tl.constexpr(32)
-"""Up to so many states are carried from tile to tile in registers; more of them through scratch memory."""
-
-
-@triton.jit
-def state_floats(pointer, d, COUNT: tl.constexpr, D_STATE: tl.constexpr, ALIGNED: tl.constexpr):
-    """Load the first COUNT elements of row d of a (d_inner, d_state) fp32 matrix: a tuple."""
-    out = ()
-    if ALIGNED:
-        out = load_floats(pointer + d * D_STATE, COUNT)
-    else:
-        for i in tl.static_range(COUNT):
-            out = out + (tl.load(pointer + d * D_STATE + i),)
-    return out
-
-
-@triton.constexpr_function
-def touch_count(pointer, rows, columns, warps):
-    """How many loads per thread `touch_rows` issues."""
-    sectors = -(-columns * pointer.dtype.element_ty.primitive_bitwidth // 256)
-    return -(-rows * sectors // (32 * warps))
-
-
-@triton.jit
-def touch_rows(
-    pointer,
-    first,
-    last,
-    room,
-    thread,
-    STRIDE: tl.constexpr,
-    ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    THREADS: tl.constexpr,
-):
-    """Load one element of every sector of ROWS rows from row `first`: a tuple, to be used a tile later.
-
-    Never beyond row `last` nor beyond the first `room` elements of a row.
-
-    A prefetch instruction would bring them to L2 alone.
-    """
-    SECTOR: tl.constexpr = 256 // pointer.dtype.element_ty.primitive_bitwidth
-    SECTORS: tl.constexpr = (COLUMNS + SECTOR - 1) // SECTOR
-    out = ()
-    for i in tl.static_range((ROWS * SECTORS + THREADS - 1) // THREADS):
-        sector = tl.minimum(thread + i * THREADS, ROWS * SECTORS - 1)
-        row = tl.minimum(first + sector // SECTORS, last)
-        column = tl.minimum((sector % SECTORS) * SECTOR, room - 1)
-        out = out + (tl.load(pointer + row.to(tl.int64) * STRIDE + column).to(tl.float32),)
-    return out
+from kernels.selective_scan.triton_fwd_tile import (
+    CHECKPOINT_STEPS,
+    MAX_CARRIES,
+    convert_tile,
+    plan_joins,
+    read_resets,
+    span_of,
+    state_floats,
+    touch_count,
+    touch_rows,
+)
 
 
 @triton.jit
@@ -200,6 +156,7 @@ def scan_kernel(
 
     x_row = x_ptr + batch * x_stride_batch + start.to(tl.int64) * X_STRIDE
     y_row = y_ptr + (batch * seqlen + start) * D_INNER
+    fixed = ()
     if not DT_CONSTANT:
         dt_row = dt_ptr + batch * dt_stride_batch + start.to(tl.int64) * DT_STRIDE
     else:
@@ -255,75 +212,31 @@ def scan_kernel(
                     fresh = fresh + (tl.load(bc + ahead + sector * 8),)
             pending = fresh
 
-        # Per element: step size, input, and the skip as the first term of y.
-        dts = ()
-        dus = ()
-        ys = ()
-        totals = ()
-        for _ in tl.static_range(CHANNELS):
-            totals = totals + (zero,)
-        for i in tl.static_range(STEPS):
-            valid = left > i
-            xs = load_channels(x_row + x_lane + i * X_STRIDE, valid, MASKED, CHANNELS)
-            if DT_CONSTANT:
-                raw = fixed
-            else:
-                raw = load_channels(dt_row + dt_lane + i * DT_STRIDE, valid, MASKED, CHANNELS)
-            sums = ()
-            for c in tl.static_range(CHANNELS):
-                step = raw[c]
-                if bias_ptr is not None:
-                    step = step + bias[c]
-                if DT_SOFTPLUS:
-                    step = softplus(step)
-                if MASKED:
-                    step = tl.where(valid, step, 0.0)
-                dts = dts + (step,)
-                dus = dus + (step * xs[c],)
-                if D_ptr is not None:
-                    ys = ys + (skip[c] * xs[c],)
-                else:
-                    ys = ys + (zero,)
-                sums = sums + (totals[c] + step,)
-            totals = sums
+        dts, dus, ys, totals = convert_tile(
+            x_row + x_lane,
+            dt_row + dt_lane,
+            fixed,
+            skip,
+            bias,
+            left,
+            zero,
+            X_STRIDE,
+            DT_STRIDE,
+            DT_SOFTPLUS,
+            DT_CONSTANT,
+            MASKED,
+            STEPS,
+            CHANNELS,
+        )
 
         # Resets: a position keeps what entered it unless it is one; a block, a run of blocks and a split unless they hold one.
         keeps = ()
         hit = zero.to(tl.int32)
         if RESET:
-            reset_row = reset_ptr + batch * seqlen + start + t0
-            for i in tl.static_range(STEPS):
-                if MASKED:
-                    flag = tl.load(reset_row + (block * STEPS + i), mask=left > i, other=0).to(tl.int32)
-                else:
-                    flag = tl.load(reset_row + (block * STEPS + i)).to(tl.int32)
-                keeps = keeps + (flag == 0,)
-                hit = tl.maximum(hit, flag)
+            at = reset_ptr + batch * seqlen + start + t0 + block * STEPS
+            keeps, hit = read_resets(at, left, hit, MASKED, STEPS)
 
-        # How lanes are joined: level k adds to a block what leaves the block 2**k before it, decayed over the blocks between.
-        links = ()
-        joins = ()
-        spans = ()
-        runs = ()
-        for c in tl.static_range(CHANNELS):
-            if LEVELS > 0:
-                runs = runs + (take_lane(totals[c], previous),)
-        run_hit = hit
-        if RESET and LEVELS > 0:
-            run_hit = take_lane(hit, previous)
-        for k in tl.static_range(LEVELS):
-            link = row0 + tl.maximum(block - (1 << k), 0)
-            links = links + (link,)
-            join = block >= (1 << k)
-            if RESET:
-                join = join & (run_hit == 0)
-                run_hit = tl.maximum(run_hit, take_lane(run_hit, link))
-            joins = joins + (join,)
-            longer = ()
-            for c in tl.static_range(CHANNELS):
-                spans = spans + (runs[c],)
-                longer = longer + (runs[c] + take_lane(runs[c], link),)
-            runs = longer
+        links, joins, spans = plan_joins(totals, hit, previous, row0, block, LEVELS, RESET, CHANNELS)
 
         # The scan, a group of states at a time.
         for outer in range(D_STATE // STATES):
@@ -468,12 +381,7 @@ def scan_kernel(
         tl.store(final_ptr + thread, touched, mask=(touched == 1.0) & (seqlen < 0))
     if PHASE == 1:
         for c in tl.static_range(CHANNELS):
-            span = elapsed[c]
-            cut = broken
-            for k in tl.static_range(LEVELS):
-                span = span + take_lane(span, lane ^ (1 << k))
-                cut = tl.maximum(cut, take_lane(cut, lane ^ (1 << k)))
-            span = tl.where(cut > 0, float("inf"), span)
+            span = span_of(elapsed[c], broken, lane, LEVELS)
             tl.store(spans_ptr + (batch * splits + split) * D_INNER + d + c, span, mask=first & inside)
     if PHASE != 2:
         ending = final_ptr + (batch * D_INNER + d) * D_STATE
