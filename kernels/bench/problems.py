@@ -11,6 +11,8 @@ from kernels.causal_conv1d import causal_conv1d, causal_conv1d_update
 from kernels.rms_norm import rms_norm
 from kernels.selective_scan import selective_scan
 from kernels.selective_state_update import selective_state_update
+from kernels.token_loss import token_loss
+from kernels.token_loss.api import IGNORE
 
 Sizes = Mapping[str, int]
 
@@ -31,11 +33,12 @@ class Problem:
     """Arguments that the op changes in place; such an op has no gradients."""
     plain: str = "torch"
     """The name of the op's plain PyTorch implementation."""
+    has_gradients: bool = True
 
     @property
     def differentiable(self) -> tuple[str, ...]:
         """Names of the arguments whose gradients are wanted."""
-        if self.mutated:
+        if self.mutated or not self.has_gradients:
             return ()
         return tuple(name for name, tensor in self.tensors.items() if tensor.is_floating_point() or tensor.is_complex())
 
@@ -139,6 +142,16 @@ def rms_norm_problem(sizes: Sizes, dtype: torch.dtype, device: str, *, seed: int
     if residual:
         tensors["residual"] = draw.full_normal(batch, seqlen, d)
     return Problem("rms_norm", _label(sizes), dtype, tensors, rms_norm, ("y", "residual"))
+
+
+def token_loss_problem(sizes: Sizes, dtype: torch.dtype, device: str, *, seed: int = 0) -> Problem:
+    """Logits in `dtype`; a target in five does not count."""
+    draw = _Draw(dtype, device, seed)
+    rows, vocab_size, members = (sizes[name] for name in ("rows", "vocab_size", "members"))
+    targets = (draw.uniform(rows) * vocab_size).long()
+    targets[draw.marks(rows)] = IGNORE
+    tensors = {"logits": draw.normal(rows, vocab_size, scale=3.0), "targets": targets, "scale": draw.uniform(members)}
+    return Problem("token_loss", _label(sizes), dtype, tensors, token_loss, ("losses", "slopes"), has_gradients=False)
 
 
 def selective_state_update_problem(

@@ -19,6 +19,7 @@ from kernels.bench.problems import (
     rms_norm_problem,
     selective_scan_problem,
     selective_state_update_problem,
+    token_loss_problem,
 )
 from kernels.bench.verify import draw_cotangents, evaluate, repeats_bitwise
 
@@ -47,11 +48,12 @@ PROBLEMS: dict[str, Make] = {
     "state-update": lambda dtype: selective_state_update_problem(
         {"batch": 3, "d_inner": 258, "d_state": 16}, dtype, "cuda"
     ),
+    "token-loss": lambda dtype: token_loss_problem({"rows": 150, "vocab_size": 21, "members": 3}, dtype, "cuda"),
     "conv-update": lambda dtype: causal_conv1d_update_problem({"batch": 3, "d": 515, "width": 4}, dtype, "cuda"),
 }
 OPS = {
     "selective_scan_forward", "selective_scan_backward", "causal_conv1d", "causal_conv1d_backward", "rms_norm",
-    "rms_norm_backward", "selective_state_update", "causal_conv1d_update",
+    "rms_norm_backward", "selective_state_update", "causal_conv1d_update", "token_loss",
 }  # fmt: skip
 """Every op that the problems use, so that one that is added must be checked too."""
 
@@ -78,7 +80,7 @@ def test_five_runs_give_the_same_bits(make: Make, dtype: torch.dtype) -> None:
 def test_captured_in_a_cuda_graph_with_its_backward(make: Make) -> None:
     """The graph is replayed on other values than it was captured with."""
     problem, other = make(torch.bfloat16), make(torch.bfloat16)
-    for name in ("x", "z", "state", "initial_state", "weight"):
+    for name in ("x", "z", "state", "initial_state", "weight", "logits"):
         if name in other.tensors:
             other.tensors[name].mul_(-0.5)
     seeds = draw_cotangents(problem)

@@ -240,7 +240,7 @@ def test_a_run_stopped_and_resumed_is_the_uninterrupted_run(tmp_path: Path) -> N
     assert weights(tmp_path / "pieces", resumed.checkpoint) == weights(tmp_path / "whole", whole.checkpoint)
     assert sink.facts("hardware")[0]["precision"] == "bf16"
     used = sink.facts("implementation")[0]
-    assert used == {op: ["triton"] for op in ("selective_scan", "causal_conv1d", "rms_norm")}
+    assert used == {op: ["triton"] for op in ("selective_scan", "causal_conv1d", "rms_norm", "token_loss")}
 
 
 def test_a_run_in_micro_batches_and_with_other_lengths_ends_well(tmp_path: Path) -> None:
