@@ -23,7 +23,7 @@ _NOTE = (
 
 def comparison(report: Mapping[str, Any]) -> str:
     """Return Markdown from a report's JSON: one table for each op that has official figures, a row for each direction."""
-    parts = [_heading(report), _NOTE.format(dtype=report["dtype"])]
+    parts = [_heading(report), *report["notes"], _NOTE.format(dtype=report["dtype"])]
     for op in dict.fromkeys(row["op"] for row in report["rows"]):
         lines = [line for row in _ours(report, op) if (line := _line(row, _measured(report, row)))]
         if lines:

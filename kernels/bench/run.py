@@ -25,6 +25,7 @@ from kernels.common.errors import KernelError, UnsupportedError
 
 NO_GPU = "No CUDA device here: the plain forms are timed on the CPU, the Triton kernels are not."
 SUBJECTS = ("ours", "official", "plain")
+UNFINISHED = "Unfinished: {done} of {of} problems measured."
 PLAIN_SEQLEN = 2048
 """On a GPU the plain forms of the scan are launches for every position: longer sequences take seconds and say nothing new."""
 
@@ -38,6 +39,7 @@ def run_bench(
     device: str | None = None,
     commit: str | None = None,
     progress: Callable[[str], None] | None = None,
+    keep: Callable[[BenchReport], None] | None = None,
 ) -> BenchReport:
     """Verify and time the ops, all at all shapes by default.
 
@@ -49,6 +51,7 @@ def run_bench(
         device: "cuda" where there is one, else "cpu".
         commit: what was measured; asked of git by default.
         progress: told what is about to be measured; a full run takes minutes.
+        keep: given the report, marked as unfinished, after each problem, so that what ends the run takes nothing with it.
 
     Raises:
         UnsupportedError: an unknown op, shape or subject; names those that are known.
@@ -84,6 +87,8 @@ def run_bench(
         problem = entry.make(shape.sizes, dtype, device)
         floors = floor_times(entry.work(shape.sizes, dtype.itemsize), report.floors)
         report.rows += list(_rows(Subject(problem, shape, floors, device), checks, quick, subjects))
+        if keep is not None and number < len(pairs):
+            keep(replace(report, notes=[*report.notes, UNFINISHED.format(done=number, of=len(pairs))]))
     return report
 
 
@@ -137,6 +142,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--markdown", type=Path, help="write the comparison with the official kernels here")
     parser.add_argument("--commit", help="the commit to record, where git cannot be asked")
     options = parser.parse_args(arguments)
+
+    def write(report: BenchReport) -> None:
+        if options.out is not None:
+            report.write(options.out)
+        if options.markdown is not None:
+            options.markdown.write_text(comparison(json.loads(report.to_json())), encoding="utf-8")
+
     try:
         report = run_bench(
             options.ops,
@@ -145,15 +157,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             subjects=options.subjects,
             commit=options.commit,
             progress=lambda line: print(line, file=sys.stderr, flush=True),  # noqa: T201
+            keep=write,
         )
     except KernelError as error:
         sys.stderr.write(f"{error}\n")
         return 2
     sys.stdout.write(report.table() + "\n")
-    if options.out is not None:
-        report.write(options.out)
-    if options.markdown is not None:
-        options.markdown.write_text(comparison(json.loads(report.to_json())), encoding="utf-8")
+    write(report)
     return 0 if report.passed else 1
 
 

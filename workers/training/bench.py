@@ -97,6 +97,7 @@ def run_bench(
     quick: bool = False,
     commit: str | None = None,
     progress: Callable[[str], None] = lambda _: None,
+    keep: Callable[[TrainReport], None] = lambda _: None,
 ) -> TrainReport:
     """Train every subject at every case for some seconds.
 
@@ -106,6 +107,7 @@ def run_bench(
         quick: a fifth of the time a figure.
         commit: what is measured; asked of git by default.
         progress: told what is about to be measured.
+        keep: given the report after each row, so that what ends the run takes nothing with it.
 
     Raises:
         ValueError: an unknown case; names those that are known.
@@ -127,6 +129,7 @@ def run_bench(
             for subject in subjects(case, gpu=gpu):
                 progress(f"{case.name}, {precision}: {subject.name}, capture {subject.capture}")
                 report.rows.append(_measure(case, subject, precision, budget_s=0.2 if quick else 1.0))
+                keep(report)
     return report
 
 
@@ -186,10 +189,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="a fifth of the time a figure")
     parser.add_argument("--commit", help="the commit to record, where git cannot be asked")
     options = parser.parse_args(arguments)
-    report = run_bench(options.names, quick=options.quick, commit=options.commit, progress=_tell)
+
+    def keep(report: TrainReport) -> None:
+        if options.out is not None:
+            report.write(options.out)
+
+    report = run_bench(options.names, quick=options.quick, commit=options.commit, progress=_tell, keep=keep)
     sys.stdout.write(report.table() + "\n")
-    if options.out is not None:
-        report.write(options.out)
     return 0
 
 

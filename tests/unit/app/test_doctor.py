@@ -148,6 +148,7 @@ def test_kernels_are_measured_for_the_subjects_asked_for_and_set_beside_the_offi
                 "versions": {},
                 "commit": "abc",
                 "created_at": "",
+                "notes": [],
             }
             return json.dumps(head | {"rows": [row]})
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from kernels.bench import checks, doctor, official, registry, run
 from kernels.bench.floors import floor_times, measure_floors
-from kernels.bench.measure import QUICK, Subject
+from kernels.bench.measure import QUICK, Subject, measured
 from kernels.bench.problems import Problem, selective_scan_problem
 from kernels.bench.registry import Entry, Work
 from kernels.common.errors import UnsupportedError
@@ -64,6 +64,31 @@ def test_the_command_writes_json_and_prints_the_table(
     printed = capsys.readouterr()
     assert "double" in printed.out
     assert printed.err == "1 of 1: double 64\n"
+
+
+def test_what_is_measured_is_kept_when_the_run_is_ended(
+    monkeypatch: pytest.MonkeyPatch, make_entry: Any, tmp_path: Path
+) -> None:
+    entry = make_entry(0.0)
+    larger = replace(entry.shapes[0], sizes={"n": 128})
+    monkeypatch.setattr(
+        registry, "ENTRIES", (replace(entry, shapes=(*entry.shapes, larger), small_shapes=(*entry.shapes, larger)),)
+    )
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+    def ended(subject: Subject, *arguments: Any) -> Any:
+        if subject.shape.sizes["n"] == 128:
+            raise KeyboardInterrupt
+        return measured(subject, *arguments)
+
+    monkeypatch.setattr("kernels.bench.run.measured", ended)
+    out, table = tmp_path / "out.json", tmp_path / "out.md"
+    with pytest.raises(KeyboardInterrupt):
+        run.main(["--quick", "--out", str(out), "--markdown", str(table), "--commit", "abc"])
+    written = json.loads(out.read_text())
+    assert [row["shape"] for row in written["rows"]] == ["64", "64"]
+    assert written["notes"] == [run.NO_GPU, "Unfinished: 1 of 2 problems measured."]
+    assert "Unfinished: 1 of 2 problems measured." in table.read_text()
 
 
 def test_the_command_fails_with_its_parity(monkeypatch: pytest.MonkeyPatch, make_entry: Any) -> None:

@@ -96,7 +96,9 @@ def test_the_bench_reports_what_it_measured(monkeypatch: pytest.MonkeyPatch) -> 
     task = case.spec.task.model_copy(update={"seqlen": 16})
     tiny = Case(case.name, case.note, case.spec.model_copy(update={"model": small, "task": task}))
     monkeypatch.setattr(bench, "cases", lambda *, gpu: [tiny])
-    report = bench.run_bench(quick=True, commit="abc")
+    kept: list[int] = []
+    report = bench.run_bench(quick=True, commit="abc", keep=lambda so_far: kept.append(len(so_far.rows)))
+    assert kept == [1, 2]  # after each row
     assert [row.subject for row in report.rows] == ["mambalab", "Transformer, SDPA"]
     for row in report.rows:
         assert row.steps_per_s is not None
