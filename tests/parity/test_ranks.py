@@ -37,7 +37,8 @@ import json, sys
 from pathlib import Path
 import torch.distributed as dist
 from workers.specs import RunSpec
-from workers.training import MemorySink
+from workers.training import MemorySink, RunContext, run_trial
+from workers.training.ranks import Ranks
 folder, sink = Path(sys.argv[2]), MemorySink()
 dist.init_process_group("nccl", init_method=f"file://{folder}/group", rank=0, world_size=1)
 spec = RunSpec.model_validate_json(sys.argv[1])
