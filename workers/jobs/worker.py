@@ -1,7 +1,8 @@
 """The worker: one process, one attempt. `python -m workers.jobs.worker ATTEMPT_DIR` reads the folder's spec.json.
 
 It reports to spool.jsonl as it goes and leaves result.json as its last word. SIGTERM asks it to stop: it saves a
-checkpoint and exits with `WorkerExit.STOPPED`. It knows neither Ray nor the store.
+checkpoint and exits with `WorkerExit.STOPPED`. It knows neither Ray nor the store, but for a run that several processes
+train: then it starts these and waits (workers.jobs.team).
 
 A worker on a leash has a pipe on stdin that its supervisor holds open. When the supervisor vanishes the pipe closes,
 and the worker ends at once: its run may already be at work elsewhere. (PR_SET_PDEATHSIG would not do: it is tied to the
