@@ -79,7 +79,7 @@ def subjects(case: Case, *, gpu: bool) -> list[Subject]:
         found += [Subject(f"mambalab, {members} seeds at once", "auto", members=members) for members in _ENSEMBLES]
     if gpu and bench_official.installed():
         found += [Subject(bench_official.NAME, capture, rig=bench_official.OfficialRig) for capture in ("auto", "off")]
-    return found
+    return sorted(found, key=lambda subject: subject.capture == "off")  # the slow ones last
 
 
 def forward_operations(model: nn.Module, spec: ModelSpec, seqlen: int) -> float:
