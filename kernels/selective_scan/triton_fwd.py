@@ -233,8 +233,8 @@ def scan_kernel(
         keeps = ()
         hit = zero.to(tl.int32)
         if RESET:
-            at = reset_ptr + batch * seqlen + start + t0 + block * STEPS
-            keeps, hit = read_resets(at, left, hit, MASKED, STEPS)
+            resets = reset_ptr + batch * seqlen + start + t0 + block * STEPS
+            keeps, hit = read_resets(resets, left, hit, MASKED, STEPS)
 
         links, joins, spans = plan_joins(totals, hit, previous, row0, block, LEVELS, RESET, CHANNELS)
 
