@@ -9,24 +9,20 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from kernels.bench import machine
 from workers.training.bench_cases import Case, Subject, cases, forward_operations, subjects
+from workers.training.bench_report import BenchReport
 from workers.training.determinism import reproducible
 from workers.training.errors import is_out_of_memory
 from workers.training.measuring import Rate, Rig, Steps, measure_rate, take_apart
 from workers.training.precision import place
 
-SCHEMA = 1
 PEAKS = {"H100": (989.4e12, 66.9e12), "H200": (989.4e12, 66.9e12), "A100": (312e12, 19.5e12)}
 """Dense bf16 and plain fp32 operations a second, as the vendor states them for the SXM cards."""
 
@@ -54,28 +50,16 @@ class TrainRow:
 
 
 @dataclass(slots=True)
-class TrainReport:
-    """Everything measured, and on what."""
+class TrainReport(BenchReport[TrainRow]):
+    """What every subject reaches."""
 
-    created_at: str
-    hardware: dict[str, Any]
-    versions: dict[str, str]
-    commit: str
-    rows: list[TrainRow] = field(default_factory=list)
-
-    def to_json(self) -> str:
-        """Return every figure as JSON."""
-        return json.dumps({"schema": SCHEMA, "bench": "train", **asdict(self)}, indent=1, allow_nan=False)
-
-    def write(self, path: Path) -> None:
-        """Write the JSON to a file."""
-        path.write_text(self.to_json() + "\n", encoding="utf-8")
+    bench = "train"
 
     def table(self) -> str:
         """Return the figures as lines of text."""
         head = f"{'case':<19} {'subject':<22} {'mode':<13} {'steps/s':>9} {'tokens/s':>11}"
         head += f" {'MFU':>6} {'idle':>5} {'kernels':>7} {'peak MB':>8}"
-        lines = [", ".join(str(value) for value in self.hardware.values()) + f", commit {self.commit}", head]
+        lines = [self.heading(), head]
         for row in self.rows:
             start = f"{row.case:<19} {row.subject:<22} {f'{row.mode} {row.precision}':<13} "
             if row.steps_per_s is None or row.tokens_per_s is None:
@@ -119,9 +103,7 @@ def run_bench(
         raise ValueError(
             f"no case {', '.join(sorted(unknown))}; here there is {', '.join(case.name for case in known)}"
         )
-    created_at = datetime.now(UTC).isoformat(timespec="seconds")
-    hardware = machine.hardware("cuda" if gpu else "cpu")
-    report = TrainReport(created_at, hardware, machine.versions(), commit or machine.commit())
+    report = TrainReport.begin("cuda" if gpu else "cpu", commit)
     for case in known:
         if names and case.name not in names:
             continue

@@ -9,27 +9,24 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import json
 import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from kernels.bench import machine
 from workers.models import build_model
 from workers.specs import InductionHeadsSpec, ModelSpec, RunSpec, TrainSpec
 from workers.training import bench_official
+from workers.training.bench_report import BenchReport
 
 VOCAB_SIZE = 50280
 BATCHES = (1, 8, 32, 128)
-SCHEMA = 1
 
 _WARM_UP, _LAPS = 3, 5
 
@@ -52,26 +49,14 @@ class DecodeRow:
 
 
 @dataclass(slots=True)
-class DecodeReport:
-    """Everything measured, and on what."""
+class DecodeReport(BenchReport[DecodeRow]):
+    """What every subject reaches."""
 
-    created_at: str
-    hardware: dict[str, Any]
-    versions: dict[str, str]
-    commit: str
-    rows: list[DecodeRow] = field(default_factory=list)
-
-    def to_json(self) -> str:
-        """Return every figure as JSON."""
-        return json.dumps({"schema": SCHEMA, "bench": "decode", **asdict(self)}, indent=1, allow_nan=False)
-
-    def write(self, path: Path) -> None:
-        """Write the JSON to a file."""
-        path.write_text(self.to_json() + "\n", encoding="utf-8")
+    bench = "decode"
 
     def table(self) -> str:
         """Return the figures as lines of text."""
-        lines = [", ".join(str(value) for value in self.hardware.values()) + f", commit {self.commit}"]
+        lines = [self.heading()]
         lines.append(f"{'subject':<12} {'batch':>5} {'mode':<9} {'tokens/s':>10} {'ms a token':>10} {'peak MB':>8}")
         for row in self.rows:
             peak = "-" if row.peak_mb is None else f"{row.peak_mb:,.0f}"
@@ -92,8 +77,7 @@ def run_bench(
     """Generate with every subject at every batch size for about `budget_s` each; the model of 130M unless another is given."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     spec = model or ModelSpec(d_model=768, n_layer=24)
-    created_at = datetime.now(UTC).isoformat(timespec="seconds")
-    report = DecodeReport(created_at, machine.hardware(device), machine.versions(), commit or machine.commit())
+    report = DecodeReport.begin(device, commit)
     makes = {"mambalab": _ours}
     if device == "cuda" and bench_official.installed():
         makes[bench_official.NAME] = _official

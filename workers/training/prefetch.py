@@ -56,9 +56,8 @@ class Prefetch:
             stream.wait_event(fetched.copied)
             for tensor in tree_leaves(fetched.batch):
                 if isinstance(tensor, Tensor):
-                    tensor.record_stream(
-                        stream
-                    )  # the thread's stream must not use its memory again before the step has
+                    # the thread's stream must not use its memory again before the step has
+                    tensor.record_stream(stream)
         return fetched.batch
 
     def _fetch(self, step: int) -> _Fetched:
