@@ -97,8 +97,7 @@ class CapturedStepper:
         if replay is None:
             self._eager.advance(steps, measure=measure)
             return
-        for slot, step in enumerate(steps):
-            self._update.prepare(step, slot)
+        self._update.prepare(steps)
         replay.replay()
         self._window.record(replay.rows)
 
@@ -124,8 +123,7 @@ class CapturedStepper:
             self._stage = stage
         if key in self._replays:
             return self._replays[key]
-        for slot, step in enumerate(steps):
-            self._update.prepare(step, slot)
+        self._update.prepare(steps)
         try:
             replay = self._recorder.record(self._update, len(steps), measure=measure)
         except RuntimeError as error:
@@ -145,7 +143,7 @@ class CapturedStepper:
 
 
 class GraphRecorder:
-    """Records into CUDA graphs that share one pool of memory. Batches are drawn on a stream beside the computation."""
+    """Records into CUDA graphs that share one pool of memory. Batches are drawn and outcomes kept on a stream beside the computation."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -190,14 +188,17 @@ class GraphRecorder:
     def _trace(self, update: Update, rows: Tensor, *, measure: bool) -> None:
         main = torch.cuda.current_stream(self._device)
         self._beside.wait_stream(main)
-        batches, drawn = [], []
+        batches, drawn, done = [], [], []
         with torch.cuda.stream(self._beside):
             for slot in range(len(rows)):
                 batches.append(update.draw(slot))  # kept to the end: memory freed here would be drawn into at once
                 drawn.append(self._beside.record_event())
         for slot, (batch, event) in enumerate(zip(batches, drawn, strict=True)):
             main.wait_event(event)
-            rows[slot] = update.compute(batch, slot, measure=measure and slot == len(rows) - 1)
+            done.append(update.compute(batch, slot, measure=measure and slot == len(rows) - 1))
+            self._beside.wait_stream(main)
+            with torch.cuda.stream(self._beside):  # the next step need not wait for this one's outcome
+                rows[slot] = update.outcome(done[-1])
         main.wait_stream(self._beside)
 
 

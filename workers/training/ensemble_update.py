@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-import operator
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from functools import reduce
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from kernels.stacked_adamw import serves
 from workers.models import LanguageModel
 from workers.specs import RunSpec, TrainSpec
 from workers.tasks import IGNORE, Curriculum, EvalTotals, Task
@@ -24,10 +22,12 @@ from workers.training.optim import StepRates
 from workers.training.precision import Placement
 from workers.training.schedule import learning_rate
 from workers.training.stacked import Stack
-from workers.training.stacked_draws import draw_together, draws_together
 from workers.training.stacked_moments import Moments, gather_moments
+from workers.training.stacked_optimizer import StackedAdamW
 from workers.training.stacked_projections import StackedProjections, TakenOver
-from workers.training.update import LARGE_STEP
+from workers.training.stacked_taken import StackedTaken
+from workers.training.streams import Streams
+from workers.training.update import LARGE_STEP, Done
 
 _LAUNCH = 32  # tensors; PyTorch's fused AdamW takes 36 in one
 _ALIGNMENT = 8  # numbers: 32 bytes
@@ -55,7 +55,6 @@ class EnsembleUpdate:
     def __init__(self, members: Sequence[Member], placement: Placement) -> None:
         self.members = (len(members),)
         self._members, self._placement = list(members), placement
-        self._generators: list[torch.Generator] = []  # slot by slot, in each member by member
         # those of one member may be finer than another's: without weight decay what decays and what does not are alike
         groups = max((_groups(member) for member in members), key=len)
         self._stack = Stack([member.model for member in members], groups)
@@ -64,66 +63,80 @@ class EnsembleUpdate:
         self.operations = 6.0 * tokens * sum(storage.numel() for storage in self._stack.storages)
         beside = placement.device.type == "cuda" and self._train.accumulate == 1 and self.operations <= LARGE_STEP
         self._beside = Beside(placement.device) if beside else None
-        self._projections = StackedProjections(self._stack, placement.device, self._beside)
+        self._taken: StackedTaken | None = None
+        if serves(self._stack.rows):
+            self._taken = StackedTaken(self._stack, torch.bfloat16 if placement.precision == "bf16" else None)
+        self._projections = StackedProjections(self._stack, placement.device, self._beside, self._taken)
         self._side_by_side = self._stack.feeding_channels()
         self._moments = gather_moments(self._stack, [member.optimizer for member in members])
-        self._cohorts = _cohorts(members, self._stack, self._moments)
+        self._cohorts: list[_Cohort] = []
+        self._optimizer: StackedAdamW | None = None
+        if self._taken is None:
+            self._cohorts = _cohorts(members, self._stack, self._moments)
+        else:
+            self._optimizer = StackedAdamW(
+                self._stack,
+                self._moments,
+                [_settings(member, self._stack, place) for place, member in enumerate(members)],
+                trains=[member.spec.train for member in members],
+                steps=[member.step for member in members],
+                taken=self._taken,
+            )
         limits = [member.spec.train.clip_grad_norm or math.inf for member in members]
         self._clips = min(limits) < math.inf
         self._limit = torch.tensor(limits, device=placement.device, dtype=self._stack.rows.dtype)
-        self._progress: list[list[float]] = []
-        self._draws_together = draws_together(members[0].task, placement.device)
+        self._streams = Streams(members[0].task, self._train.batch_size, placement.device, runs=len(members))
 
     def reserve(self, slots: int) -> None:
         """Make so many slots."""
         for cohort in self._cohorts:
             cohort.rates.reserve(slots)
-        for _ in range(len(self._progress), slots):
-            self._generators += [torch.Generator(self._placement.device) for _ in self._members]
-            self._progress.append([0.0] * len(self._members))
+        if self._optimizer is not None:
+            self._optimizer.reserve(slots)
+        self._streams.reserve(slots)
 
     def streams(self, slots: int) -> Sequence[torch.Generator]:
-        """Return the data streams of the first slots."""
-        return self._generators[: slots * len(self._members)]
+        """Return the data streams of the first slots that are generators."""
+        return self._streams.generators(slots)
 
-    def prepare(self, step: int, slot: int) -> None:
-        """Seed each member's stream from its own seed and step, and set its learning rate."""
-        for index, (member, generator) in enumerate(zip(self._members, self._of_slot(slot), strict=True)):
-            own = member.step + step
-            generator.manual_seed(derive_seed(member.spec.seed, "data", own))
-            self._progress[slot][index] = (own - 1) / member.spec.train.steps
-        for cohort in self._cohorts:
-            cohort.rates.set(slot, learning_rate(cohort.train, cohort.step + step))
+    def prepare(self, steps: range) -> None:
+        """Seed each member's streams from its own seed and steps, and set its learning rates."""
+        members = self._members
+        self._streams.begin(
+            [[derive_seed(one.spec.seed, "data", one.step + step) for one in members] for step in steps],
+            [[(one.step + step - 1) / one.spec.train.steps for one in members] for step in steps],
+        )
+        if self._optimizer is not None:
+            self._optimizer.set(steps)
+        for slot, step in enumerate(steps):
+            for cohort in self._cohorts:
+                cohort.rates.set(slot, learning_rate(cohort.train, cohort.step + step))
 
     def draw(self, slot: int) -> _Drawn:
         """Return the members' whole batches, each as its run alone draws it: (members, batch, seqlen)."""
-        inputs, targets = self._draw(self._of_slot(slot), self._progress[slot])
+        shape = (*self.members, self._train.batch_size, -1)
+        inputs, targets = (half.view(shape) for half in self._streams.sample(slot))
         supervised = (targets != IGNORE).flatten(1).sum(1)
         weight = supervised.float().reciprocal()
         return _Drawn(inputs, targets, supervised, weight)
 
-    def compute(self, batch: _Drawn, slot: int, *, measure: bool) -> Tensor:
+    def compute(self, batch: _Drawn, slot: int, *, measure: bool) -> Done:
         """Do the update, in micro-batches where the specs ask for them."""
         parts = self._train.accumulate
         self._stack.zero_gradients()
+        if self._taken is not None and slot == 0:  # behind other slots the step before has made it
+            self._taken.renew()
         with self._projections.step():
             sums = [
                 self._add_gradients(inputs, targets, batch.weight, measure=measure)
                 for inputs, targets in zip(batch.inputs.chunk(parts, 1), batch.targets.chunk(parts, 1), strict=True)
             ]
-        gradients = self._stack.gradients()
-        norm = self._clip(gradients) if self._clips else None
-        # nothing of the outcome moves a parameter, so the optimizers need not wait for it
-        with contextlib.nullcontext() if self._beside is None else self._beside.fork(gradients):
-            loss = reduce(operator.add, (total for total, _ in sums)) / batch.supervised
-            norm = _norms(gradients) if norm is None else norm
-            accuracy = reduce(operator.add, (hits for _, hits in sums)) / batch.supervised if measure else norm
-            outcome = torch.stack((loss, norm, accuracy))
-        for cohort in self._cohorts:
-            cohort.update(gradients, slot)
-        if self._beside is not None:
-            self._beside.join()
-        return outcome
+        norm = self._move(self._stack.gradients(), slot)
+        return Done(sums, norm, batch.supervised, measure)
+
+    def outcome(self, done: Done) -> Tensor:
+        """Return each member's loss, norm and accuracy."""
+        return done.outcome()
 
     def evaluate(self, should_stop: Callable[[], bool]) -> list[dict[str, float]] | None:
         """Return each member's metrics on the held-out stream, which is the same for all; None where a stop came between.
@@ -156,22 +169,6 @@ class EnsembleUpdate:
         """Nothing is known to stand in the way."""
         return ""
 
-    def _of_slot(self, slot: int) -> list[torch.Generator]:
-        members = len(self._members)
-        return self._generators[slot * members : (slot + 1) * members]
-
-    def _draw(self, generators: Sequence[torch.Generator], progress: Sequence[float]) -> tuple[Tensor, Tensor]:
-        """Return inputs and targets, (members, batch, seqlen): at once as long as the members are at one stage."""
-        size, device, task = self._train.batch_size, self._placement.device, self._members[0].task
-        alike = self._draws_together and (
-            not isinstance(task, Curriculum) or len({task.stage(share) for share in progress}) == 1
-        )
-        cuts = [slice(None)] if alike else [slice(place, place + 1) for place in range(len(progress))]
-        batches = [draw_together(task, generators[cut], size, device, progress[cut]) for cut in cuts]
-        inputs, targets = (torch.cat(halves) if len(halves) > 1 else halves[0] for halves in zip(*batches, strict=True))
-        shape = (*self.members, size, -1)
-        return inputs.view(shape), targets.view(shape)
-
     def _add_gradients(
         self, inputs: Tensor, targets: Tensor, weight: Tensor, *, measure: bool
     ) -> tuple[Tensor, Tensor]:
@@ -188,6 +185,15 @@ class EnsembleUpdate:
         torch.autograd.backward(totals, weight)
         totals = totals.detach()
         return totals, (logits.detach().argmax(-1) == targets).flatten(1).sum(1) if measure else totals
+
+    def _move(self, gradients: Tensor, slot: int) -> Tensor:
+        """Clip and do the optimizers' updates; return the norms before."""
+        if self._optimizer is not None:
+            return self._optimizer.step(gradients, slot)
+        norms = self._clip(gradients) if self._clips else _norms(gradients)
+        for cohort in self._cohorts:
+            cohort.update(gradients, slot)
+        return norms
 
     def _clip(self, gradients: Tensor) -> Tensor:
         """Clip each member's row of gradients by its own norm, as `clip_gradients` does; return the norms before."""
@@ -238,6 +244,12 @@ def _groups(member: Member) -> list[list[str]]:
     return [[names[id(parameter)] for parameter in group["params"]] for group in member.optimizer.param_groups]
 
 
+def _settings(member: Member, stack: Stack, place: int) -> list[dict[str, Any]]:
+    """Return the parameter group of a member's optimizer that each stretch of the stack belongs to."""
+    own = {id(parameter): group for group in member.optimizer.param_groups for parameter in group["params"]}
+    return [own[id(stack.parameters[place][stretch.names[0]])] for stretch in stack.stretches]
+
+
 def _cohorts(members: Sequence[Member], stack: Stack, moments: Moments) -> list[_Cohort]:
     alike: dict[tuple[Any, ...], list[int]] = {}
     for place, member in enumerate(members):
@@ -263,9 +275,8 @@ def _cohort(members: Sequence[Member], places: Sequence[int], stack: Stack, mome
     groups: list[dict[str, Any]] = []
     stretches: list[tuple[int, slice]] = []
     state: dict[Tensor, dict[str, Tensor]] = {}
-    own = {id(parameter): group for group in first.optimizer.param_groups for parameter in group["params"]}
-    for index, stretch in enumerate(stack.stretches):
-        columns, group = stretch.columns, own[id(stack.parameters[places[0]][stretch.names[0]])]
+    for index, (stretch, group) in enumerate(zip(stack.stretches, _settings(first, stack, places[0]), strict=True)):
+        columns = stretch.columns
         parameters = []
         for place in places:
             for piece in _pieces(columns, len(places)):

@@ -144,6 +144,10 @@ class Projections:
             return parameter.detach()
         return self._casts.of(parameter)
 
+    def decay(self, log: Tensor) -> Tensor:
+        """Return this step's rates of decay of a parameter."""
+        return self.decays.of(log)
+
     def one_hot(self, tokens: Tensor, vocab_size: int) -> Tensor:
         """Return fp32 rows (*tokens, vocab_size)."""
         if vocab_size not in self._eyes:
@@ -284,7 +288,7 @@ class Decay(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, log: Tensor, projections: Projections) -> Tensor:
         projections.use(log)
-        rates = projections.decays.of(log).detach()  # another tensor: the one that is renewed belongs to no graph
+        rates = projections.decay(log).detach()  # another tensor: the one that is renewed belongs to no graph
         ctx.save_for_backward(rates)
         ctx.log, ctx.projections = log, projections
         return rates

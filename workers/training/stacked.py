@@ -7,10 +7,11 @@ losses gives each member's parameters their own gradient, and no others'.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -44,6 +45,14 @@ class Stretch:
     names: tuple[str, ...]
 
 
+@contextlib.contextmanager
+def member_by_member() -> Iterator[None]:
+    """Let what has no rule for members be done one by one, at no loss: attention on a CPU."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "There is a performance drop because we have not yet implemented")
+        yield
+
+
 class Stack:
     """Moves the models' parameters into one storage, a row a member, and computes with all at once.
 
@@ -70,8 +79,8 @@ class Stack:
             for parameters, own in zip(self.parameters, view.unbind(), strict=True):
                 parameters[name].data = own
             self._stacked[name] = nn.Parameter(view)
-        self._skeleton: nn.Module = copy.deepcopy(models[0])  # only its code is used
-        self._skeleton.train()
+        self.skeleton = copy.deepcopy(models[0])  # only its code is used
+        self.skeleton.train()
         self._together = torch.vmap(self._forward)
         self._alike = torch.vmap(self._forward, in_dims=(0, None))
 
@@ -80,9 +89,25 @@ class Stack:
         """What is learnt: all members' parameters of one name in each, views of the rows."""
         return nn.ParameterList(self._stacked.values())
 
+    @property
+    def by_name(self) -> Mapping[str, Tensor]:
+        """The members' parameters, (members, *shape), by the names that they have in each model."""
+        return self._stacked
+
+    @property
+    def head(self) -> Tensor:
+        """The members' heads, (members, vocab_size, d_model)."""
+        own = {id(parameter): name for name, parameter in self.skeleton.named_parameters()}
+        return self._stacked[own[id(self.skeleton.head.weight)]]
+
     def view(self, name: str, rows: Tensor) -> Tensor:
         """Return a parameter's part of rows that are laid out as the parameters are, (members, *shape)."""
         return self._places[name].of(rows)
+
+    def columns(self, name: str) -> slice:
+        """Return where a parameter lies in the rows."""
+        place = self._places[name]
+        return slice(place.start, place.start + place.shape.numel())
 
     def feeding_channels(self) -> frozenset[int]:
         """Return the ids of storages of weights whose products feed a convolution or a scan."""
@@ -100,9 +125,7 @@ class Stack:
         `through` gives what is computed with in place of the stacked parameters.
         """
         parameters: Mapping[str, Tensor] = self._stacked if through is None else through(self._stacked)
-        with warnings.catch_warnings():
-            # attention on a CPU has no rule of its own and is done member by member, at no loss
-            warnings.filterwarnings("ignore", "There is a performance drop because we have not yet implemented")
+        with member_by_member():
             logits: Tensor = (self._together if tokens.dim() == 3 else self._alike)(parameters, tokens)
         return logits
 
@@ -142,5 +165,5 @@ class Stack:
         return self.rows.new_zeros(self.members, size)
 
     def _forward(self, parameters: Mapping[str, Tensor], tokens: Tensor) -> Tensor:
-        logits: Tensor = functional_call(self._skeleton, dict[str, Tensor](parameters), (tokens,))
+        logits: Tensor = functional_call(self.skeleton, dict[str, Tensor](parameters), (tokens,))
         return logits

@@ -13,17 +13,17 @@ from workers.training.stacked import Stack
 
 @dataclass(frozen=True, slots=True)
 class Moments:
-    """The averages, laid out as the stack's rows, and how many updates each stretch of each row has seen."""
+    """The averages, laid out as the stack's rows, and how many updates each stretch of each row has seen, (members, stretches)."""
 
     exp_avg: Tensor
     exp_avg_sq: Tensor
-    steps: Sequence[Sequence[Tensor]]
+    steps: Tensor
 
 
 def gather_moments(stack: Stack, optimizers: Sequence[torch.optim.AdamW]) -> Moments:
     """Return the optimizers' states in one storage, and let them show it: what changes it changes them."""
     exp_avg, exp_avg_sq = torch.zeros_like(stack.rows), torch.zeros_like(stack.rows)
-    steps = [[torch.zeros((), device=stack.rows.device) for _ in stack.stretches] for _ in optimizers]
+    steps = torch.zeros(len(optimizers), len(stack.stretches), device=stack.rows.device)
     for row, (optimizer, parameters) in enumerate(zip(optimizers, stack.parameters, strict=True)):
         for stretch, step in zip(stack.stretches, steps[row], strict=True):
             for name in stretch.names:

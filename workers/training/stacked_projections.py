@@ -25,14 +25,20 @@ from workers.training.beside import Beside
 from workers.training.projections import ONE_HOT, Decay, Projections, Renewed
 from workers.training.stacked import Stack
 from workers.training.stacked_products import LookUp, Parts, Products
+from workers.training.stacked_taken import COPY, DECAY, StackedTaken
 
 
 class StackedProjections(Projections):
-    """The projections of a stack: all its weights are cast at once, whatever their number."""
+    """The projections of a stack: all its weights are cast at once, whatever their number.
 
-    def __init__(self, stack: Stack, device: torch.device, beside: Beside | None) -> None:
+    Where the update makes what a step takes of the parameters, that is `taken`.
+    """
+
+    def __init__(
+        self, stack: Stack, device: torch.device, beside: Beside | None, taken: StackedTaken | None = None
+    ) -> None:
         super().__init__(stack.storages, device, beside)
-        self._stack = stack
+        self._stack, self._taken = stack, taken
         self._copies = Renewed(beside, _in_one_piece, torch._foreach_copy_)
         self._names = {id(storage): name for name, storage in zip(stack.names, stack.storages, strict=True)}
 
@@ -41,7 +47,8 @@ class StackedProjections(Projections):
         """Hold for one step's forward and backward passes; at the end every gradient is there for what follows."""
         with super().step():
             self._copies.renew()  # behind the casts, which are wanted first
-            self._by_address |= {place: self.own[key] for place, key in self._copies.addresses().items()}
+            addresses = self._copies.addresses() if self._taken is None else self._taken.addresses()
+            self._by_address |= {place: self.own[key] for place, key in addresses.items()}
             yield
         self._copies.forget_mark()
 
@@ -57,13 +64,21 @@ class StackedProjections(Projections):
 
     def copied(self, parameter: Tensor) -> Tensor:
         """Return this step's copy of a parameter."""
+        if self._taken is not None:
+            return self._taken.of(parameter, COPY)
         return self._copies.of(parameter).detach()
 
     def cast(self, parameter: Tensor) -> Tensor:
         """Return a stacked parameter as autocast's products take it; itself without autocast."""
         if not torch.is_autocast_enabled(self.device.type):
             return parameter.detach()
+        if self._taken is not None:
+            return self._taken.cast(parameter)
         return self._stack.view(self._names[id(parameter)], self._casts.of(self._stack.rows))
+
+    def decay(self, log: Tensor) -> Tensor:
+        """Return this step's rates of decay of a parameter."""
+        return super().decay(log) if self._taken is None else self._taken.of(log, DECAY)
 
 
 def _in_one_piece(parameter: Tensor) -> Tensor:

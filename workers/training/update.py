@@ -37,6 +37,8 @@ from workers.training.projections import Projections
 from workers.training.ranks import Ranks
 from workers.training.recompute import Recomputation
 from workers.training.schedule import learning_rate
+from workers.training.stacked_draws import draw_together
+from workers.training.streams import Streams
 from workers.training.window import Window
 
 LARGE_STEP = (
@@ -58,16 +60,19 @@ class Update(Protocol):
         """Make so many slots; those that exist stay as they are."""
 
     def streams(self, slots: int) -> Sequence[torch.Generator]:
-        """Return the generators that the first `slots` slots draw from, which a graph must know."""
+        """Return the generators that the first `slots` slots draw from, if any, which a graph must know."""
 
-    def prepare(self, step: int, slot: int) -> None:
-        """Make a slot ready for a step: the host's half, done anew before each time that the device's half runs."""
+    def prepare(self, steps: range) -> None:
+        """Make the first slots ready for steps: the host's half, done anew before each time that the device's half runs."""
 
     def draw(self, slot: int) -> Any:
         """Return what `compute` takes of a slot's step: all that does not depend on the model."""
 
-    def compute(self, batch: Any, slot: int, *, measure: bool) -> Tensor:
-        """Do the update on the device; return fp32 (3, *members): loss, norm before clipping, accuracy if measured."""
+    def compute(self, batch: Any, slot: int, *, measure: bool) -> Any:
+        """Do the update on the device; return what `outcome` takes."""
+
+    def outcome(self, done: Any) -> Tensor:
+        """Return fp32 (3, *members): loss, norm before clipping, accuracy if measured. Nothing of it moves a parameter."""
 
     def stage(self, step: int) -> Hashable:
         """Return what `draw` takes from the step besides its stream: steps of one stage are drawn alike."""
@@ -97,9 +102,9 @@ class EagerStepper:
     def advance(self, steps: range, *, measure: bool) -> None:
         """Do the steps one after another."""
         for step in steps:
-            self._update.prepare(step, 0)
-            outcome = self._update.compute(self._update.draw(0), 0, measure=measure and step == steps[-1])
-            self._window.record(outcome[None])
+            self._update.prepare(range(step, step + 1))
+            done = self._update.compute(self._update.draw(0), 0, measure=measure and step == steps[-1])
+            self._window.record(self._update.outcome(done)[None])
 
 
 class RunUpdate:
@@ -145,47 +150,54 @@ class RunUpdate:
         self._objective = Objective(model, self._loss, self._projections)
         self._rates = StepRates(optimizer, placement.device)
         self._steps: list[int] = []
-        self._generators: list[torch.Generator] = []
+        self._streams: Streams | None = None
+        if self._prefetch is None:
+            self._streams = Streams(task, spec.train.batch_size, placement.device, runs=1)
 
     def reserve(self, slots: int) -> None:
         """Make so many slots."""
         self._rates.reserve(slots)
-        for _ in range(len(self._generators), slots):
-            self._generators.append(torch.Generator(self._placement.device))
-            self._steps.append(1)
+        if self._streams is not None:
+            self._streams.reserve(slots)
+        self._steps += [1] * (slots - len(self._steps))
 
     def streams(self, slots: int) -> Sequence[torch.Generator]:
-        """Return the data streams of the first slots."""
-        return self._generators[:slots]
+        """Return the data streams of the first slots that are generators."""
+        return () if self._streams is None else self._streams.generators(slots)
 
-    def prepare(self, step: int, slot: int) -> None:
-        """Seed the slot's stream from the run's seed and the step alone, and set the slot's learning rate."""
+    def prepare(self, steps: range) -> None:
+        """Seed the slots' streams from the run's seed and their steps alone, and set the slots' learning rates."""
         train = self._spec.train
-        self._generators[slot].manual_seed(derive_seed(self._spec.seed, "data", step))
-        self._steps[slot] = step
-        self._rates.set(slot, learning_rate(train, step))
+        self._steps[: len(steps)] = steps
+        for slot, step in enumerate(steps):
+            self._rates.set(slot, learning_rate(train, step))
+        if self._streams is not None:
+            self._streams.begin([[self._seed(step)] for step in steps], [[self._share(step)] for step in steps])
 
     def draw(self, slot: int) -> _Drawn:
         """Return the whole batch, which depends on the run's seed and the step alone, and on `steps` in a curriculum."""
         if self._prefetch is not None:
             drawn: _Drawn = self._prefetch.take(self._steps[slot])
             return drawn
-        return self._drawn(self._generators[slot], self._steps[slot])
+        assert self._streams is not None
+        return self._drawn(self._streams.sample(slot))
 
     def _drawn_ahead(self, step: int) -> _Drawn:
-        self._ahead.manual_seed(derive_seed(self._spec.seed, "data", step))
-        return self._drawn(self._ahead, step)
-
-    def _drawn(self, generator: torch.Generator, step: int) -> _Drawn:
+        self._ahead.manual_seed(self._seed(step))
         size, device = self._spec.train.batch_size, self._placement.device
-        if isinstance(self._task, Curriculum):
-            batch = self._task.sample_at(generator, size, device, (step - 1) / self._spec.train.steps)
-        else:
-            batch = self._task.sample(generator, size, device)
+        return self._drawn(draw_together(self._task, [self._ahead], size, device, [self._share(step)]))
+
+    def _drawn(self, batch: Batch) -> _Drawn:
         supervised = (batch.targets != IGNORE).sum()
         return _Drawn(batch, supervised, supervised.float().reciprocal())
 
-    def compute(self, batch: _Drawn, slot: int, *, measure: bool) -> Tensor:
+    def _seed(self, step: int) -> int:
+        return derive_seed(self._spec.seed, "data", step)
+
+    def _share(self, step: int) -> float:
+        return (step - 1) / self._spec.train.steps
+
+    def compute(self, batch: _Drawn, slot: int, *, measure: bool) -> Done:
         """Do the update, in micro-batches where the spec asks for them."""
         limit = self._spec.train.clip_grad_norm
         self._optimizer.zero_grad(set_to_none=True)
@@ -198,22 +210,21 @@ class RunUpdate:
             self._ranks.add_up_gradients(self._parameters)
         norm = clip_gradients(self._parameters, limit, self._optimizer) if limit else None
         self._rates.bind(slot)
-        # nothing of the outcome moves a parameter, so the optimizer need not wait for it
-        with contextlib.nullcontext() if self._beside is None else self._beside.fork():
-            loss = reduce(operator.add, (total for total, _ in parts)) / batch.supervised
-            norm = clip_gradients(self._parameters, 0.0, self._optimizer) if norm is None else norm
-            accuracy = reduce(operator.add, (hits for _, hits in parts)) / batch.supervised if measure else norm
-            outcome = torch.stack((loss, norm, accuracy))
+        if norm is None:  # the optimizer need not wait for it
+            with contextlib.nullcontext() if self._beside is None else self._beside.fork():
+                norm = clip_gradients(self._parameters, 0.0, self._optimizer)
         self._optimizer.step()
         if self._beside is not None:
             self._beside.join()
-        if self._ranks is not None:  # not beside: two sums on their way at once could meet in another order elsewhere
-            outcome = self._ranks.whole(outcome)
-        return outcome
+        return Done(parts, norm, batch.supervised, measure)
+
+    def outcome(self, done: Done) -> Tensor:
+        """Return loss, norm and accuracy, of all ranks."""
+        return done.outcome() if self._ranks is None else self._ranks.whole(done.outcome())
 
     def stage(self, step: int) -> Hashable:
         """Return the curriculum's stage at a step; a task without a curriculum has one stage."""
-        return self._task.stage((step - 1) / self._spec.train.steps) if isinstance(self._task, Curriculum) else None
+        return self._task.stage(self._share(step)) if isinstance(self._task, Curriculum) else None
 
     def refusal(self) -> str:
         """Return why a graph cannot hold the steps: batches out of host memory, or dropout that is drawn a second time."""
@@ -252,6 +263,22 @@ class RunUpdate:
             loss: Loss = self._objective(part.inputs, part.targets, weight, measure=measure)
         torch.autograd.backward(loss.root, loss.gradient)
         return loss.total, loss.hits
+
+
+class Done(NamedTuple):
+    """Of a step that is done: each micro-batch's sum of losses and hits, the norm, and the supervised positions; one a member."""
+
+    parts: Sequence[tuple[Tensor, Tensor]]
+    norm: Tensor
+    supervised: Tensor
+    measured: bool
+
+    def outcome(self) -> Tensor:
+        """Return loss, norm and accuracy; the norm again where that is not measured."""
+        loss = reduce(operator.add, (total for total, _ in self.parts)) / self.supervised
+        if not self.measured:
+            return torch.stack((loss, self.norm, self.norm))
+        return torch.stack((loss, self.norm, reduce(operator.add, (hits for _, hits in self.parts)) / self.supervised))
 
 
 class _Drawn(NamedTuple):

@@ -155,8 +155,8 @@ def run(update: Update, streams: Simulated) -> list[str]:
     races = Races(streams)
     with races:
         for step in (1, 2, 3):
-            update.prepare(step, 0)
-            outcome = update.compute(update.draw(0), 0, measure=True)
+            update.prepare(range(step, step + 1))
+            outcome = update.outcome(update.compute(update.draw(0), 0, measure=True))
             assert torch.isfinite(outcome.clone()).all()
     return races.found
 

@@ -48,7 +48,8 @@ class Played:
         batches = [self.update.draw(slot) for slot in range(len(self.rows))]
         for slot, batch in enumerate(batches):
             last = slot == len(batches) - 1
-            self.rows[slot] = self.update.compute(batch, slot, measure=self.measure and last)
+            done = self.update.compute(batch, slot, measure=self.measure and last)
+            self.rows[slot] = self.update.outcome(done)
 
 
 @dataclass

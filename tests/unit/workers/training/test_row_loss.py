@@ -44,8 +44,8 @@ def outcomes(make_spec: MakeSpec, members: int, **train: Any) -> Tensor:
     update.reserve(1)
     rows = []
     for step in range(1, 7):
-        update.prepare(step, 0)
-        rows.append(update.compute(update.draw(0), 0, measure=True))
+        update.prepare(range(step, step + 1))
+        rows.append(update.outcome(update.compute(update.draw(0), 0, measure=True)))
     return torch.stack(rows)
 
 

@@ -40,10 +40,9 @@ def test_slots_hold_steps_that_are_computed_later(make_spec: MakeSpec) -> None:
 
     many, model_many = make_update(spec)
     many.reserve(3)
-    for slot, step in enumerate((1, 2, 3)):
-        many.prepare(step, slot)
+    many.prepare(range(1, 4))
     batches = [many.draw(slot) for slot in range(3)]
-    rows = torch.stack([many.compute(batch, slot, measure=True) for slot, batch in enumerate(batches)])
+    rows = torch.stack([many.outcome(many.compute(batch, slot, measure=True)) for slot, batch in enumerate(batches)])
     losses, norms, accuracy = window.cut().wait()
     assert rows[:, :2].T.tolist() == [losses, norms]
     assert rows[-1, 2] == accuracy
@@ -55,9 +54,9 @@ def test_a_step_s_batch_depends_on_the_seed_and_the_step_alone(make_spec: MakeSp
     spec = make_spec(seed=7)
     update, _ = make_update(spec)
     update.reserve(2)
-    update.prepare(1, 0)
+    update.prepare(range(1, 3))
     update.draw(0)
-    update.prepare(5, 1)
+    update.prepare(range(4, 6))
     generator = torch.Generator().manual_seed(derive_seed(7, "data", 5))
     expected = build_task(spec.task).sample(generator, spec.train.batch_size, CPU)
     drawn = update.draw(1).whole
@@ -79,8 +78,8 @@ class Members:
     def streams(self, slots: int) -> tuple[torch.Generator, ...]:
         return ()
 
-    def prepare(self, step: int, slot: int) -> None:
-        self.step = step
+    def prepare(self, steps: range) -> None:
+        (self.step,) = steps
 
     def draw(self, slot: int) -> Batch:
         return Batch(torch.zeros(2, 1, 1), torch.zeros(2, 1, 1))
@@ -90,6 +89,9 @@ class Members:
             self.measured.append(self.step)
         loss = torch.tensor([1.0, 10.0]) * self.step
         return torch.stack((loss, loss + 0.5, loss / 100))
+
+    def outcome(self, done: Tensor) -> Tensor:
+        return done
 
     def stage(self, step: int) -> None: ...
 
