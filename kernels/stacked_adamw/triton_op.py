@@ -109,7 +109,7 @@ def derive_kernel(  # type: ignore[no-untyped-def]
 
 
 # Program (block of columns, member).
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit(do_not_specialize_on_alignment=["rates_ptr"])  # type: ignore[untyped-decorator]
 def update_kernel(  # type: ignore[no-untyped-def]
     parameters_ptr, average_ptr, square_ptr, group_ptr, gradients_ptr, partial_ptr, norms_ptr, corrections_ptr, betas_ptr,
     settings_ptr, limits_ptr, rates_ptr, width, programs, groups, stride, half_ptr, apart_ptr, kind_ptr, target_ptr, stride_ptr,

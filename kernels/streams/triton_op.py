@@ -21,7 +21,9 @@ def draw(out: Tensor, seeds: Tensor, offset: int, threads: int, *, low: int, spa
 
 # Program (block, stream): numbers [block * BLOCK, ...) of a stream. PyTorch's thread i draws the numbers i, i + threads, ...,
 # four words or two pairs of words a call; curand gives thread i the subsequence i.
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit(  # type: ignore[untyped-decorator]
+    do_not_specialize=["count", "threads", "offset", "low", "span"], do_not_specialize_on_alignment=["seeds_ptr"]
+)
 def draw_kernel(  # type: ignore[no-untyped-def]
     seeds_ptr, out_ptr, count, threads, offset, low, span,
     UNIFORM: tl.constexpr, PAIRS: tl.constexpr, BLOCK: tl.constexpr,
