@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from kernels import stacked_products as small
 from workers.training.projections import Projections
 
 
@@ -23,14 +24,19 @@ class Products(torch.autograd.Function):
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, projections: Projections, side_by_side: bool
     ) -> Tensor:
         taken = projections.cast(weight)
+        ctx.weight, ctx.bias, ctx.projections = weight, bias, projections
+        ctx.x_dtype, ctx.x_shape, ctx.side_by_side = x.dtype, x.shape, side_by_side
+        ctx.small = bias is None and small.serves(taken, 1)
+        if ctx.small:
+            rows, (y,) = _spread(x, taken, (weight.shape[1],), side_by_side=side_by_side)
+            ctx.save_for_backward(rows, taken)
+            return y
         fed = x.to(taken.dtype)
         rows = fed.flatten(1, -2)
         y = _bmm(rows, taken.transpose(1, 2), taken.dtype, side_by_side=side_by_side)
         if bias is not None:
             y += projections.cast(bias)[:, None]
         ctx.save_for_backward(rows, taken)
-        ctx.weight, ctx.bias, ctx.projections = weight, bias, projections
-        ctx.x_dtype, ctx.x_shape, ctx.side_by_side = x.dtype, x.shape, side_by_side
         lead, outputs = x.shape[1:-1], weight.shape[1]
         if side_by_side:
             return y.transpose(0, 1).view(*lead, len(x), outputs)
@@ -41,10 +47,12 @@ class Products(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         rows, taken = ctx.saved_tensors
         weight, bias = ctx.weight, ctx.bias
-        dy = dy.flatten(0, -3).transpose(0, 1) if ctx.side_by_side else dy.flatten(1, -2)
+        dy = _rows_of(dy, side_by_side=ctx.side_by_side)
+        if ctx.small:
+            return *_small_gradients(ctx, [dy], [taken], rows), None, None, None
         dx = None
         if ctx.needs_input_grad[0]:
-            came_so = not rows.is_contiguous() and rows.transpose(0, 1).is_contiguous()
+            came_so = _side_by_side(rows)
             dx = _as_it_came(_bmm(dy, taken, ctx.x_dtype, side_by_side=came_so), ctx.x_shape, side_by_side=came_so)
         with ctx.projections.aside(weight, dy, rows):
             dweight = _bmm(dy.transpose(1, 2), rows, weight.dtype)
@@ -63,11 +71,16 @@ class Parts(torch.autograd.Function):
         ctx: Any, x: Tensor, weight: Tensor, sizes: tuple[int, ...], projections: Projections, side_by_side: bool
     ) -> tuple[Tensor, ...]:
         taken = projections.cast(weight)
+        ctx.weight, ctx.projections, ctx.sizes = weight, projections, sizes
+        ctx.x_dtype, ctx.x_shape, ctx.side_by_side = x.dtype, x.shape, side_by_side
+        ctx.small = small.serves(taken, len(sizes))
+        if ctx.small:
+            rows, parts = _spread(x, taken, sizes, side_by_side=side_by_side)
+            ctx.save_for_backward(rows, taken)
+            return parts
         fed = x.to(taken.dtype)
         rows, lead = fed.flatten(1, -2), x.shape[1:-1]
         ctx.save_for_backward(rows, taken)
-        ctx.weight, ctx.projections, ctx.sizes = weight, projections, sizes
-        ctx.x_dtype, ctx.x_shape, ctx.side_by_side = x.dtype, x.shape, side_by_side
         if side_by_side:
             products = [
                 _bmm(rows, part.transpose(1, 2), taken.dtype, side_by_side=True)
@@ -82,16 +95,58 @@ class Parts(torch.autograd.Function):
     def backward(ctx: Any, *parts: Tensor) -> tuple[Tensor | None, ...]:
         rows, taken = ctx.saved_tensors
         cut = [(dy, own) for dy, own in zip(parts, torch.split(taken, list(ctx.sizes), 1), strict=True) if own.shape[1]]
-        slopes = [dy.flatten(0, -3).transpose(0, 1) if ctx.side_by_side else dy.flatten(1, -2) for dy, _ in cut]
+        slopes = [_rows_of(dy, side_by_side=ctx.side_by_side) for dy, _ in cut]
+        weights = [own for _, own in cut]
+        if ctx.small:
+            return *_small_gradients(ctx, slopes, weights, rows), None, None, None
         dx = None
         if ctx.needs_input_grad[0]:
-            came_so = not rows.is_contiguous() and rows.transpose(0, 1).is_contiguous()
-            weights = [own for _, own in cut]
+            came_so = _side_by_side(rows)
             dx = _sum_of_products(slopes, weights, ctx.x_dtype, side_by_side=came_so)
             dx = _as_it_came(dx, ctx.x_shape, side_by_side=came_so)
         with ctx.projections.aside(ctx.weight, *slopes, rows):
             dweight = torch.cat([_bmm(dy.transpose(1, 2), rows, ctx.weight.dtype) for dy in slopes], 1)
         return dx, dweight, None, None, None
+
+
+def _spread(x: Tensor, taken: Tensor, sizes: Sequence[int], *, side_by_side: bool) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Multiply; return what was multiplied, (members, rows, inputs), and the parts, each with memory of its own."""
+    members, lead = len(x), x.shape[1:-1]
+    given = x.flatten(1, -2)
+    fed = given if given.dtype == taken.dtype else torch.empty_like(given, dtype=taken.dtype)
+    shapes = [(*lead, members, size) if side_by_side else (members, *lead, size) for size in sizes]
+    parts = tuple(x.new_empty(shape, dtype=taken.dtype) for shape in shapes)
+    outs = [_rows_of(part, side_by_side=side_by_side) for part in parts]
+    small.spread(given, taken, outs, None if fed is given else fed)
+    return fed, parts
+
+
+def _small_gradients(
+    ctx: Any, slopes: Sequence[Tensor], weights: Sequence[Tensor], rows: Tensor
+) -> tuple[Tensor | None, Tensor]:
+    """Return the gradients of what was multiplied and of the weight."""
+    slopes, dx = [dy if dy.stride(-1) == 1 else dy.contiguous() for dy in slopes], None
+    if ctx.needs_input_grad[0]:
+        members, count, inputs = rows.shape
+        came_so = _side_by_side(rows)
+        shape = (count, members, inputs) if came_so else (members, count, inputs)
+        out = rows.new_empty(shape, dtype=ctx.x_dtype)
+        out = out.transpose(0, 1) if came_so else out
+        small.add_up(slopes, weights, out)
+        dx = _as_it_came(out, ctx.x_shape, side_by_side=came_so)
+    with ctx.projections.aside(ctx.weight, *slopes, rows):
+        dweight = torch.empty(ctx.weight.shape, dtype=ctx.weight.dtype, device=rows.device)
+        small.weight_gradient(slopes, rows, dweight)
+    return dx, dweight
+
+
+def _rows_of(values: Tensor, *, side_by_side: bool) -> Tensor:
+    """View (members, ..., columns) or, side by side, (..., members, columns) as (members, rows, columns)."""
+    return values.flatten(0, -3).transpose(0, 1) if side_by_side else values.flatten(1, -2)
+
+
+def _side_by_side(rows: Tensor) -> bool:
+    return not rows.is_contiguous() and rows.transpose(0, 1).is_contiguous()
 
 
 def _sum_of_products(
@@ -132,6 +187,12 @@ class LookUp(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, tokens: Tensor, weight: Tensor, projections: Projections) -> Tensor:
         members, vocab_size, _ = weight.shape
+        ctx.small = small.serves_tokens(weight)
+        if ctx.small:
+            named = tokens.flatten(1)
+            ctx.save_for_backward(named)
+            ctx.weight, ctx.projections = weight, projections
+            return small.embed(named, weight.detach()).view(*tokens.shape, -1)
         with projections.aside(weight):
             ctx.save_for_backward(projections.one_hot(tokens, vocab_size))
         ctx.weight, ctx.projections = weight, projections
@@ -143,6 +204,8 @@ class LookUp(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         (rows,) = ctx.saved_tensors
         with ctx.projections.aside(ctx.weight, dy):
+            if ctx.small:
+                return None, small.embedding_gradient(rows, dy.flatten(1, -2), ctx.weight.shape[1]), None
             # a product a sequence, then their sum: one product over all positions would be slow, and no more exact
             each = torch.matmul(rows.to(dy.dtype).transpose(-1, -2), dy)
             dweight = each.flatten(1, -3).sum(1)

@@ -1,0 +1,63 @@
+"""Small products on Triton's interpreter, in the layouts that ensembles ask for, against PyTorch's."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from kernels.stacked_products import add_up, embed, embedding_gradient, spread, weight_gradient
+
+pytestmark = pytest.mark.interpreter
+
+MEMBERS, ROWS = 3, 150
+
+
+def laid(members: int, rows: int, columns: int, *, side_by_side: bool, dtype: torch.dtype = torch.float16) -> Tensor:
+    """Return numbers (members, rows, columns) that lie in memory as (members, rows) or as (rows, members)."""
+    shape = (rows, members, columns) if side_by_side else (members, rows, columns)
+    values = torch.randint(-4, 5, shape).to(dtype)  # every product and sum is exact
+    return values.transpose(0, 1) if side_by_side else values
+
+
+@pytest.mark.parametrize("side_by_side", [False, True])
+@pytest.mark.parametrize(("inner", "sizes"), [(64, (128, 128)), (20, (4, 16, 16)), (128, (50,)), (3, (130, 7))])
+def test_a_product_is_cut_along_its_outputs(inner: int, sizes: tuple[int, ...], side_by_side: bool) -> None:
+    x = laid(MEMBERS, ROWS, inner, side_by_side=not side_by_side, dtype=torch.float32)
+    weight = laid(MEMBERS, sum(sizes), inner, side_by_side=False)
+    outs = [laid(MEMBERS, ROWS, size, side_by_side=side_by_side) for size in sizes]
+    fed = torch.empty(MEMBERS, ROWS, inner, dtype=weight.dtype)
+    spread(x, weight, outs, fed)
+    expected = (x @ weight.float().transpose(1, 2)).half()
+    assert torch.equal(torch.cat(outs, 2), expected)
+    assert torch.equal(fed, x.half())
+
+
+@pytest.mark.parametrize("side_by_side", [False, True])
+@pytest.mark.parametrize(("sizes", "columns"), [((128, 128), 64), ((4, 16, 16), 128), ((128,), 4)])
+def test_products_are_added_up(sizes: tuple[int, ...], columns: int, side_by_side: bool) -> None:
+    lefts = [laid(MEMBERS, ROWS, size, side_by_side=side_by_side) for size in sizes]
+    weight = laid(MEMBERS, sum(sizes), columns, side_by_side=False)
+    out = laid(MEMBERS, ROWS, columns, side_by_side=side_by_side, dtype=torch.float32)
+    add_up(lefts, torch.split(weight, list(sizes), 1), out)
+    assert torch.equal(out, torch.cat(lefts, 2).float() @ weight.float())
+
+
+@pytest.mark.parametrize(("sizes", "columns"), [((128, 128), 64), ((4, 16, 16), 128), ((16,), 20)])
+def test_a_weight_s_gradient(sizes: tuple[int, ...], columns: int) -> None:
+    lefts = [laid(MEMBERS, ROWS, size, side_by_side=True) for size in sizes]
+    rows = laid(MEMBERS, ROWS, columns, side_by_side=False)
+    out = torch.full((MEMBERS, sum(sizes), columns), torch.nan)
+    weight_gradient(lefts, rows, out)
+    assert torch.equal(out, torch.cat(lefts, 2).float().transpose(1, 2) @ rows.float())
+
+
+@pytest.mark.parametrize(("vocab", "width"), [(16, 64), (5, 20)])
+def test_an_embedding_and_its_gradient(vocab: int, width: int) -> None:
+    tokens = torch.randint(vocab, (MEMBERS, ROWS))
+    weight = laid(MEMBERS, vocab, width, side_by_side=False, dtype=torch.float32)
+    member = torch.arange(MEMBERS)[:, None]
+    assert torch.equal(embed(tokens, weight), weight[member, tokens])
+    dy = laid(MEMBERS, ROWS, width, side_by_side=False, dtype=torch.float32)
+    expected = torch.zeros_like(weight).index_put((member.expand_as(tokens), tokens), dy, accumulate=True)
+    assert torch.equal(embedding_gradient(tokens, dy, vocab), expected)
