@@ -37,7 +37,7 @@ def _product(lefts: Sequence[Tensor], rights: Sequence[Tensor], outs: Sequence[T
     inner = [one.shape[2] for one in left]
     ends = [sum(one.shape[2] for one in outs[: index + 1]) for index in range(3)]
     with on_device(lefts[0]):
-        product_kernel[(triton.cdiv(rows, ROWS), members, triton.cdiv(columns, block))](
+        parts_kernel[(triton.cdiv(rows, ROWS), members, triton.cdiv(columns, block))](
             *left, *right, *out, lefts[0] if fed is None else fed, rows, *inner, *ends,
             *(stride for one in left for stride in one.stride()[:2]), *(stride for one in right for stride in one.stride()),
             *(stride for one in out for stride in one.stride()[:2]), *(lefts[0] if fed is None else fed).stride()[:2],
@@ -83,7 +83,7 @@ def store_part(  # type: ignore[no-untyped-def]
 # Program (block of rows, member, block of columns): the parts' products, summed; what the columns are cut into goes to up to
 # three tensors.
 @triton.jit  # type: ignore[untyped-decorator]
-def product_kernel(  # type: ignore[no-untyped-def]
+def parts_kernel(  # type: ignore[no-untyped-def]
     left0, left1, left2, right0, right1, right2, out0, out1, out2, fed_ptr, rows, inner0, inner1, inner2, end0, end1, end2,
     l0m, l0r, l1m, l1r, l2m, l2r, r0m, r0k, r0n, r1m, r1k, r1n, r2m, r2k, r2n, o0m, o0r, o1m, o1r, o2m, o2r, fm, fr,
     PARTS: tl.constexpr, OUTS: tl.constexpr, FED: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_N: tl.constexpr,
