@@ -5,9 +5,23 @@ from kernels.stacked_products.api import (
     embed,
     embedding_gradient,
     serves,
+    serves_through,
     serves_tokens,
     spread,
+    through,
+    through_gradient,
     weight_gradient,
 )
 
-__all__ = ["add_up", "embed", "embedding_gradient", "serves", "serves_tokens", "spread", "weight_gradient"]
+__all__ = [
+    "add_up",
+    "embed",
+    "embedding_gradient",
+    "serves",
+    "serves_through",
+    "serves_tokens",
+    "spread",
+    "through",
+    "through_gradient",
+    "weight_gradient",
+]

@@ -6,7 +6,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from kernels.stacked_products import add_up, embed, embedding_gradient, spread, weight_gradient
+from kernels.stacked_products import (
+    add_up,
+    embed,
+    embedding_gradient,
+    spread,
+    through,
+    through_gradient,
+    weight_gradient,
+)
 
 pytestmark = pytest.mark.interpreter
 
@@ -61,3 +69,27 @@ def test_an_embedding_and_its_gradient(vocab: int, width: int) -> None:
     dy = laid(MEMBERS, ROWS, width, side_by_side=False, dtype=torch.float32)
     expected = torch.zeros_like(weight).index_put((member.expand_as(tokens), tokens), dy, accumulate=True)
     assert torch.equal(embedding_gradient(tokens, dy, vocab), expected)
+
+
+@pytest.mark.parametrize("side_by_side", [False, True])
+@pytest.mark.parametrize("added", [False, True])
+@pytest.mark.parametrize(("inner", "sizes", "outputs"), [(128, (4, 16, 16), 128), (20, (3, 8, 5), 50)])
+def test_two_products_after_one_another(
+    inner: int, sizes: tuple[int, ...], outputs: int, added: bool, side_by_side: bool
+) -> None:
+    rows = laid(MEMBERS, ROWS, inner, side_by_side=side_by_side)
+    weight = torch.randint(-1, 2, (MEMBERS, sum(sizes), inner)).half()
+    own = torch.randint(-1, 2, (MEMBERS, outputs, sizes[0])).half()
+    parts = [torch.empty(MEMBERS, ROWS, size).half() for size in sizes]
+    out = laid(MEMBERS, ROWS, outputs, side_by_side=side_by_side)
+    through(rows, weight, own, out, parts)
+    assert torch.equal(torch.cat(parts, 2), (rows.float() @ weight.float().transpose(1, 2)).half())
+    assert torch.equal(out, (parts[0].float() @ own.float().transpose(1, 2)).half())
+    slopes = [laid(MEMBERS, ROWS, size, side_by_side=side_by_side) for size in (outputs, *sizes[1:])]
+    extra = laid(MEMBERS, ROWS, inner, side_by_side=side_by_side) if added else None
+    dpart, dx = torch.empty_like(parts[0]), torch.empty_like(rows)
+    through_gradient(slopes, weight, own, extra, dpart, dx)
+    expected = slopes[0].float() @ own.float()
+    assert torch.equal(dpart, expected.half())
+    total = torch.cat((expected, slopes[1].float(), slopes[2].float()), 2) @ weight.float()
+    assert torch.equal(dx, (total if extra is None else total + extra.float()).half())

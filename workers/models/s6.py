@@ -21,7 +21,7 @@ from workers.models.decay import decay_rates
 from workers.models.initialization import initial_dt_bias
 from workers.models.mamba import plain_implementation
 from workers.models.registry import Inner, LayerState, register_inner
-from workers.models.split import project
+from workers.models.split import project, project_through
 from workers.specs import ModelSpec
 
 
@@ -61,7 +61,7 @@ class S6(Inner):
 
     def forward(self, x: Tensor, z: Tensor | None, state: LayerState | None = None) -> Tensor:
         """Map (batch, seqlen, d_inner) to the same shape; see `Inner`."""
-        dt, B, C = self._project(x)
+        x, dt, B, C = self._project(x)
         scan = selective_scan(
             x,
             dt,
@@ -81,7 +81,7 @@ class S6(Inner):
 
     def step(self, x: Tensor, z: Tensor | None, state: LayerState) -> Tensor:
         """Map (batch, d_inner) to the same shape and advance the state in place."""
-        dt, B, C = self._project(x)
+        x, dt, B, C = self._project(x)
         B = B if self.B is None else B.expand(len(x), -1, -1)  # the decode step takes constants as a group a channel
         C = C if self.C is None else C.expand(len(x), -1, -1)
         return selective_state_update(
@@ -110,13 +110,16 @@ class S6(Inner):
 
     def step_sizes(self, x: Tensor) -> Tensor:
         """Return dt after its bias and softplus for x (batch, seqlen, d_inner): the same shape, or constant (d_inner,)."""
-        return F.softplus(self._project(x)[0].to(self.dt_bias.dtype) + self.dt_bias)
+        return F.softplus(self._project(x)[1].to(self.dt_bias.dtype) + self.dt_bias)
 
-    def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return dt before its bias and softplus, B and C: of the input where selective, else constant."""
-        parts = (x, x, x) if self.x_proj is None else project(x, self.x_proj.weight, self.widths)
-        dt = torch.zeros_like(self.dt_bias) if self.dt_weight is None else F.linear(parts[0], self.dt_weight)
-        return dt, self._states(parts[1], self.B), self._states(parts[2], self.C)
+    def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return x, dt before its bias and softplus, B and C: of the input where selective, else constant."""
+        if self.x_proj is not None and self.dt_weight is not None:
+            x, dt, *states = project_through(x, self.x_proj.weight, self.widths, self.dt_weight)
+        else:
+            dt = torch.zeros_like(self.dt_bias)
+            _, *states = (x, x, x) if self.x_proj is None else project(x, self.x_proj.weight, self.widths)
+        return x, dt, self._states(states[0], self.B), self._states(states[1], self.C)
 
     def _states(self, projected: Tensor, constant: Tensor | None) -> Tensor:
         values = projected if constant is None else constant

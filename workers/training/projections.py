@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -26,7 +26,7 @@ from torch.overrides import TorchFunctionMode
 
 from kernels.common.aside import taking
 from workers.models.decay import decay_rates
-from workers.models.split import project
+from workers.models.split import project, project_through
 from workers.training.beside import Beside
 
 ONE_HOT = 2**24  # numbers of the one-hot rows, 64 MiB: beyond them PyTorch's own gradient of an embedding is used
@@ -213,11 +213,14 @@ class _TakenOver(TorchFunctionMode):
             projections.use(args[1])
             return _linear(projections, *args, **kwargs)
         if func is project:
-            x, weight, sizes = args
-            if id(weight) not in projections.own:
-                return torch.split(F.linear(x, weight), list(sizes), dim=-1)
-            projections.use(weight)
-            return torch.split(_linear(projections, x, weight), list(sizes), dim=-1)
+            return _parts(projections, *args)
+        if func is project_through:
+            x, weight, sizes, first = args
+            part, *others = _parts(projections, x, weight, sizes)
+            if id(first) not in projections.own:
+                return x, F.linear(part, first), *others
+            projections.use(first)
+            return x, _linear(projections, part, first), *others
         if func is F.embedding and id(args[1]) in projections.own:
             if args[0].dim() != 2 or args[0].numel() * args[1].shape[0] > ONE_HOT:
                 projections.share(args[1])
@@ -227,6 +230,13 @@ class _TakenOver(TorchFunctionMode):
         if func is decay_rates and id(args[0]) in projections.own:
             return Decay.apply(args[0], projections)  # type: ignore[no-untyped-call]
         return func(*args, **kwargs)
+
+
+def _parts(projections: Projections, x: Tensor, weight: Tensor, sizes: Sequence[int]) -> tuple[Tensor, ...]:
+    if id(weight) not in projections.own:
+        return torch.split(F.linear(x, weight), list(sizes), dim=-1)
+    projections.use(weight)
+    return torch.split(_linear(projections, x, weight), list(sizes), dim=-1)
 
 
 def _linear(projections: Projections, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -47,13 +47,13 @@ class Products(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         rows, taken = ctx.saved_tensors
         weight, bias = ctx.weight, ctx.bias
-        dy = _rows_of(dy, side_by_side=ctx.side_by_side)
+        dy = rows_of(dy, side_by_side=ctx.side_by_side)
         if ctx.small:
             return *_small_gradients(ctx, [dy], [taken], rows), None, None, None
         dx = None
         if ctx.needs_input_grad[0]:
-            came_so = _side_by_side(rows)
-            dx = _as_it_came(_bmm(dy, taken, ctx.x_dtype, side_by_side=came_so), ctx.x_shape, side_by_side=came_so)
+            came_so = lies_side_by_side(rows)
+            dx = as_it_came(_bmm(dy, taken, ctx.x_dtype, side_by_side=came_so), ctx.x_shape, side_by_side=came_so)
         with ctx.projections.aside(weight, dy, rows):
             dweight = _bmm(dy.transpose(1, 2), rows, weight.dtype)
             dbias = None if bias is None else dy.sum(1, dtype=bias.dtype)
@@ -95,15 +95,15 @@ class Parts(torch.autograd.Function):
     def backward(ctx: Any, *parts: Tensor) -> tuple[Tensor | None, ...]:
         rows, taken = ctx.saved_tensors
         cut = [(dy, own) for dy, own in zip(parts, torch.split(taken, list(ctx.sizes), 1), strict=True) if own.shape[1]]
-        slopes = [_rows_of(dy, side_by_side=ctx.side_by_side) for dy, _ in cut]
+        slopes = [rows_of(dy, side_by_side=ctx.side_by_side) for dy, _ in cut]
         weights = [own for _, own in cut]
         if ctx.small:
             return *_small_gradients(ctx, slopes, weights, rows), None, None, None
         dx = None
         if ctx.needs_input_grad[0]:
-            came_so = _side_by_side(rows)
+            came_so = lies_side_by_side(rows)
             dx = _sum_of_products(slopes, weights, ctx.x_dtype, side_by_side=came_so)
-            dx = _as_it_came(dx, ctx.x_shape, side_by_side=came_so)
+            dx = as_it_came(dx, ctx.x_shape, side_by_side=came_so)
         with ctx.projections.aside(ctx.weight, *slopes, rows):
             dweight = torch.cat([_bmm(dy.transpose(1, 2), rows, ctx.weight.dtype) for dy in slopes], 1)
         return dx, dweight, None, None, None
@@ -116,7 +116,7 @@ def _spread(x: Tensor, taken: Tensor, sizes: Sequence[int], *, side_by_side: boo
     fed = given if given.dtype == taken.dtype else torch.empty_like(given, dtype=taken.dtype)
     shapes = [(*lead, members, size) if side_by_side else (members, *lead, size) for size in sizes]
     parts = tuple(x.new_empty(shape, dtype=taken.dtype) for shape in shapes)
-    outs = [_rows_of(part, side_by_side=side_by_side) for part in parts]
+    outs = [rows_of(part, side_by_side=side_by_side) for part in parts]
     small.spread(given, taken, outs, None if fed is given else fed)
     return fed, parts
 
@@ -128,24 +128,25 @@ def _small_gradients(
     slopes, dx = [dy if dy.stride(-1) == 1 else dy.contiguous() for dy in slopes], None
     if ctx.needs_input_grad[0]:
         members, count, inputs = rows.shape
-        came_so = _side_by_side(rows)
+        came_so = lies_side_by_side(rows)
         shape = (count, members, inputs) if came_so else (members, count, inputs)
         out = rows.new_empty(shape, dtype=ctx.x_dtype)
         out = out.transpose(0, 1) if came_so else out
         small.add_up(slopes, weights, out)
-        dx = _as_it_came(out, ctx.x_shape, side_by_side=came_so)
+        dx = as_it_came(out, ctx.x_shape, side_by_side=came_so)
     with ctx.projections.aside(ctx.weight, *slopes, rows):
         dweight = torch.empty(ctx.weight.shape, dtype=ctx.weight.dtype, device=rows.device)
         small.weight_gradient(slopes, rows, dweight)
     return dx, dweight
 
 
-def _rows_of(values: Tensor, *, side_by_side: bool) -> Tensor:
+def rows_of(values: Tensor, *, side_by_side: bool) -> Tensor:
     """View (members, ..., columns) or, side by side, (..., members, columns) as (members, rows, columns)."""
     return values.flatten(0, -3).transpose(0, 1) if side_by_side else values.flatten(1, -2)
 
 
-def _side_by_side(rows: Tensor) -> bool:
+def lies_side_by_side(rows: Tensor) -> bool:
+    """Say whether (members, rows, columns) lie in memory as (rows, members)."""
     return not rows.is_contiguous() and rows.transpose(0, 1).is_contiguous()
 
 
@@ -161,7 +162,7 @@ def _sum_of_products(
     return total
 
 
-def _as_it_came(dx: Tensor, shape: torch.Size, *, side_by_side: bool) -> Tensor:
+def as_it_came(dx: Tensor, shape: torch.Size, *, side_by_side: bool) -> Tensor:
     """View the rows (members, rows, inputs) of a gradient in the shape of what they are a gradient of."""
     if side_by_side:
         return dx.transpose(0, 1).view(*shape[1:-1], shape[0], shape[-1]).movedim(-2, 0)

@@ -20,12 +20,13 @@ from torch.overrides import TorchFunctionMode
 
 from kernels.common.members import first
 from workers.models.decay import decay_rates
-from workers.models.split import project
+from workers.models.split import project, project_through
 from workers.training.beside import Beside
 from workers.training.projections import ONE_HOT, Decay, Projections, Renewed
 from workers.training.stacked import Stack
 from workers.training.stacked_products import LookUp, Parts, Products
 from workers.training.stacked_taken import COPY, DECAY, StackedTaken
+from workers.training.stacked_through import Through, serves_through
 
 
 class StackedProjections(Projections):
@@ -126,6 +127,9 @@ class TakenOver(TorchFunctionMode):
         if func is project:
             x, weight, sizes = args
             return _Split.apply(x, weight, tuple(sizes), self._stacked)  # type: ignore[no-untyped-call]
+        if func is project_through:
+            x, weight, sizes, own = args
+            return _Through.apply(x, weight, own, tuple(sizes), self._stacked)  # type: ignore[no-untyped-call]
         if func is F.embedding and args[0].numel() * args[1].shape[0] <= ONE_HOT:
             return _Embedding.apply(args[0], args[1], self._stacked.projections)  # type: ignore[no-untyped-call]
         if func is decay_rates:
@@ -191,6 +195,45 @@ class _Split(torch.autograd.Function):
         side_by_side = id(weight) in stacked.side_by_side
         parts: tuple[Tensor, ...] = Parts.apply(x, weight, sizes, stacked.projections, side_by_side)  # type: ignore[no-untyped-call]
         return parts, tuple(parts[0].dim() - 2 if side_by_side else 0 for _ in parts)
+
+
+class _Through(torch.autograd.Function):
+    """As `_Linear`, of `project_through`."""
+
+    @staticmethod
+    def forward(
+        x: Tensor, weight: Tensor, own: Tensor, sizes: tuple[int, ...], stacked: _Stacked
+    ) -> tuple[Tensor, ...]:
+        raise NotImplementedError("stacked projections are for use inside vmap over the weights")
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        """Nothing is kept: see `forward`."""
+
+    @staticmethod
+    def vmap(
+        info: Any,
+        in_dims: tuple[int | None, ...],
+        x: Tensor,
+        weight: Tensor,
+        own: Tensor,
+        sizes: tuple[int, ...],
+        stacked: _Stacked,
+    ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+        """Compute all members' products at once."""
+        projections = stacked.projections
+        for one in (weight, own):
+            _check_own(projections, one)
+            projections.use(one)
+        x = first(x, in_dims[0], info.batch_size)
+        side_by_side = id(own) in stacked.side_by_side
+        if id(weight) not in stacked.side_by_side and serves_through(projections, weight, own, sizes):
+            kept, dt, *others = Through.apply(x, weight, own, sizes, projections, side_by_side)  # type: ignore[no-untyped-call]
+        else:
+            kept = x
+            part, *others = Parts.apply(x, weight, sizes, projections, False)  # type: ignore[no-untyped-call]
+            dt = Products.apply(part, own, None, projections, side_by_side)  # type: ignore[no-untyped-call]
+        return (kept, dt, *others), (0, dt.dim() - 2 if side_by_side else 0, *(0 for _ in others))
 
 
 class _Embedding(torch.autograd.Function):
