@@ -12,6 +12,7 @@ from kernels.selective_scan.triton_fwd import scan_kernel
 from kernels.selective_scan.triton_kernels import lean_kernel
 from kernels.selective_scan.triton_layout import Configuration
 from kernels.selective_scan.triton_products import product_kernel
+from kernels.selective_scan.triton_relay import relay_kernel
 from kernels.selective_scan.triton_teams import team_kernel
 
 SCRATCH = 12288
@@ -35,6 +36,7 @@ class Scan:
             "states": self._over_states,
             "products": self._by_products,
             "teams": self._by_teams,
+            "relay": self._by_relay,
         }
         kinds[self.config.lanes](phase, buffers)
 
@@ -167,6 +169,24 @@ class Scan:
             *self._strides(),
             **options,
             UNROLL=1 if options["MASKED"] else config.unroll,
+            num_warps=config.warps,
+            maxnreg=config.registers,
+        )
+
+    def _by_relay(self, phase: int, buffers: tuple[Tensor | None, ...]) -> None:
+        """Launch `relay_kernel`."""
+        assert phase == 0
+        given, config = self.arguments, self.config
+        batch, seqlen, d_inner = given.x.shape
+        grid = (triton.cdiv(d_inner, config.width), batch, 1)
+        relay_kernel[grid](
+            *self._tensors(),
+            *buffers[:3],
+            self._scratch(grid),
+            seqlen,
+            *self._strides(),
+            **self._options(),
+            WARPS=config.warps,
             num_warps=config.warps,
             maxnreg=config.registers,
         )

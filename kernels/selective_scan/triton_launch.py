@@ -72,7 +72,7 @@ def configuration(shape: Shape) -> Configuration:
 def _within_groups(config: Configuration, shape: Shape) -> Configuration | None:
     """The configuration with as many warps as keep a program's channels in one group of B and C, or None where one is too many."""
     while not _keeps_groups(config, shape.d_inner, shape.ngroups):
-        if config.lanes == "teams" or config.warps == 1:
+        if config.lanes in ("teams", "relay") or config.warps == 1:
             return None
         config = replace(config, warps=config.warps // 2)
     return config
@@ -119,7 +119,7 @@ def serves(config: Configuration, arguments: Arguments) -> bool:
         return False
     if config.lanes == "states":
         return arguments.lean
-    if config.lanes == "teams":
+    if config.lanes in ("teams", "relay"):
         return arguments.words and d_state == 16
     return arguments.words and d_state % 16 == 0 and d_state <= MAX_PRODUCT_STATES
 
@@ -198,7 +198,7 @@ def _split(seqlen: int, config: Configuration) -> tuple[int, int]:
 def _pack(arguments: Arguments, config: Configuration) -> Tensor | None:
     """Return B and C in the order in which the scan's lanes read them, or None where it reads them as they are."""
     B, C = arguments.B, arguments.C
-    if not config.packed or config.lanes in ("products", "teams") or (B.dim() == 2 and C.dim() == 2):
+    if not config.packed or config.lanes in ("products", "teams", "relay") or (B.dim() == 2 and C.dim() == 2):
         return None
     batch, seqlen, _ = arguments.x.shape
     d_state = arguments.A.shape[1]

@@ -21,9 +21,10 @@ class Configuration:
     channels: int
     """Adjacent channels per thread: 1 or 2."""
     warps: int
-    lanes: Literal["time", "states", "products", "teams"] = "time"
+    lanes: Literal["time", "states", "products", "teams", "relay"] = "time"
     """What lanes share: consecutive pieces of the sequence (`scan_kernel`), the states of a channel (`lean_kernel`), these with
-    tensor cores (`product_kernel`: four lanes, blocks of 8 steps), and these over four warps as well (`team_kernel`)."""
+    tensor cores (`product_kernel`: four lanes, blocks of 8 steps), these over four warps as well (`team_kernel`), or with each warp taking
+    every `warps`-th block (`relay_kernel`)."""
     splits: int = 1
     """Programs along the sequence. More than one: three launches instead of one."""
     packed: bool = True
@@ -38,10 +39,12 @@ class Configuration:
     @property
     def tile(self) -> int:
         """Time steps of one tile."""
-        return TEAM_SPAN if self.lanes == "teams" else self.blocks * self.steps
+        if self.lanes == "teams":
+            return TEAM_SPAN
+        return self.blocks * self.steps * (self.warps if self.lanes == "relay" else 1)
 
     @property
     def width(self) -> int:
         """Channels of one program."""
-        sharers = TEAM if self.lanes == "teams" else 1
+        sharers = {"teams": TEAM, "relay": self.warps}.get(self.lanes, 1)
         return self.warps // sharers * (32 // self.blocks) * self.channels

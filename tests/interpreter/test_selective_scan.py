@@ -186,6 +186,27 @@ CASES = {
     "teams-L1-bare": Case(
         seqlen=1, d_inner=8, d_state=16, options="", config=Configuration(4, 2, 1, 4, "teams"), dtype=torch.bfloat16
     ),
+    "relay": Case(
+        batch=1,
+        seqlen=83,
+        d_inner=16,
+        d_state=16,
+        options="D z dt_bias initial_state",
+        config=Configuration(4, 2, 1, 4, "relay"),
+        dtype=torch.bfloat16,
+    ),
+    "relay-L1-bare": Case(
+        seqlen=1, d_inner=8, d_state=16, options="", config=Configuration(4, 2, 1, 2, "relay"), dtype=torch.bfloat16
+    ),
+    "relay-groups": Case(
+        batch=2,
+        seqlen=32,
+        d_inner=24,
+        d_state=16,
+        ngroups=3,
+        config=Configuration(4, 2, 1, 2, "relay"),
+        dtype=torch.bfloat16,
+    ),
     "products-groups": Case(
         batch=2,
         seqlen=19,

@@ -156,6 +156,8 @@ BF16_LAYOUTS = [
     Configuration(4, 2, 2, 4, "products", registers=128, splits=3),
     Configuration(4, 2, 1, 4, "teams", registers=128),
     Configuration(4, 2, 1, 4, "teams", registers=168, unroll=2),
+    Configuration(4, 2, 1, 4, "relay", registers=168),
+    Configuration(4, 2, 1, 8, "relay", registers=128),
 ]
 
 
@@ -163,7 +165,7 @@ BF16_CASES = [
     pytest.param(config, d_state, id=f"{d_state}-{config.lanes}-{config.channels}-{config.splits}-{config.registers}")
     for d_state in (16, 64)
     for config in BF16_LAYOUTS
-    if d_state == 16 or config.lanes != "teams"  # a team has a warp for each four of 16 states
+    if d_state == 16 or config.lanes == "products"  # the others are written for 16 states
 ]
 
 
