@@ -9,8 +9,8 @@ from torch import Tensor
 from kernels.selective_scan.triton_arguments import Arguments, state_strides
 from kernels.selective_scan.triton_common import INTERPRETED
 from kernels.selective_scan.triton_fwd import scan_kernel
-from kernels.selective_scan.triton_kernels import lean_kernel
 from kernels.selective_scan.triton_layout import Configuration
+from kernels.selective_scan.triton_lean import lean_kernel
 from kernels.selective_scan.triton_products import product_kernel
 from kernels.selective_scan.triton_relay import relay_kernel
 from kernels.selective_scan.triton_teams import team_kernel
