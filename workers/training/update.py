@@ -197,7 +197,7 @@ class RunUpdate:
     def _share(self, step: int) -> float:
         return (step - 1) / self._spec.train.steps
 
-    def compute(self, batch: _Drawn, slot: int, *, measure: bool) -> Done:
+    def compute(self, batch: _Drawn, slot: int, *, measure: bool) -> Done | Tensor:
         """Do the update, in micro-batches where the spec asks for them."""
         limit = self._spec.train.clip_grad_norm
         self._optimizer.zero_grad(set_to_none=True)
@@ -216,11 +216,13 @@ class RunUpdate:
         self._optimizer.step()
         if self._beside is not None:
             self._beside.join()
-        return Done(parts, norm, batch.supervised, measure)
+        done = Done(parts, norm, batch.supervised, measure)
+        # in the chain: two sums of ranks on their way at once could meet in another order elsewhere
+        return done if self._ranks is None else self._ranks.whole(done.outcome())
 
-    def outcome(self, done: Done) -> Tensor:
+    def outcome(self, done: Done | Tensor) -> Tensor:
         """Return loss, norm and accuracy, of all ranks."""
-        return done.outcome() if self._ranks is None else self._ranks.whole(done.outcome())
+        return done if isinstance(done, Tensor) else done.outcome()
 
     def stage(self, step: int) -> Hashable:
         """Return the curriculum's stage at a step; a task without a curriculum has one stage."""
