@@ -37,6 +37,9 @@ CHECKPOINT_STEPS = 32
 CARRIES_IN_REGISTERS = 32
 """Up to so many states are carried along the sequence in registers, more of them in memory; as in `scan_kernel`."""
 
+RELAY_CHANNELS = 2112
+"""As many channels as the programs of `relay_kernel` have that run at once: two on each of 132 multiprocessors, 8 channels each."""
+
 MAX_PRODUCT_STATES = 64
 """More states than these do not fit the registers of a thread, with products."""
 
@@ -91,7 +94,7 @@ def _for_words(shape: Shape, work: int) -> Configuration:
         return WORDS["half as many"]
     if work < 1024 and shape.seqlen >= 8192:
         return replace(WORDS["few, long"], splits=min(32768 // work, shape.seqlen // 256))
-    return WORDS["few"]
+    return WORDS["few" if work <= RELAY_CHANNELS else "a quarter"]
 
 
 def _for_sixteen_states(work: int, seqlen: int) -> Configuration:

@@ -18,7 +18,8 @@ SIXTY_FOUR_STATES = Configuration(blocks=4, steps=8, channels=1, warps=4, regist
 WORDS = {
     "many channels": Configuration(blocks=4, steps=2, channels=2, warps=4, lanes="products", registers=128),
     "half as many": Configuration(blocks=4, steps=2, channels=1, warps=4, lanes="products", registers=96),
-    "few": Configuration(blocks=4, steps=2, channels=1, warps=4, lanes="teams", registers=168, unroll=2),
+    "a quarter": Configuration(blocks=4, steps=2, channels=1, warps=4, lanes="teams", registers=168, unroll=2),
+    "few": Configuration(blocks=4, steps=2, channels=1, warps=8, lanes="relay", registers=128),
     "few, long": Configuration(blocks=4, steps=2, channels=2, warps=4, lanes="products", registers=128),
 }
 """Where `Arguments.words`, and 16 states."""

@@ -19,7 +19,7 @@ def test_an_ensemble_keeps_its_members_layout(
     members: int, channels: int, batch: int, seqlen: int, words: bool
 ) -> None:
     chosen = configuration(Shape(batch, members * channels, seqlen, 16, members, words=words))
-    assert chosen.lanes in ({"products", "teams"} if words else {"states"})
+    assert chosen.lanes in ({"products", "relay"} if words else {"states"})
     assert channels % chosen.width == 0
 
 
