@@ -8,15 +8,13 @@ import torch
 import triton
 from torch import Tensor
 
-from kernels.selective_scan.triton_bwd import scan_backward_kernel
+from kernels.selective_scan.triton_bwd_main import Laid, Partial, run_main
 from kernels.selective_scan.triton_bwd_plan import (
-    LANE_GROUPS,
     STATE_BLOCK,
     TILE,
     Plan,
     Problem,
     four_strides,
-    in_pairs,
     plan_backward,
     three_strides,
     with_groups,
@@ -28,7 +26,6 @@ from kernels.selective_scan.triton_bwd_reduce import (
     local_carry_kernel,
     prepare_kernel,
 )
-from kernels.selective_scan.triton_common import INTERPRETED
 
 
 class Gradients(NamedTuple):
@@ -107,15 +104,6 @@ class _Originals(NamedTuple):
     initial_state: Tensor | None
 
 
-class _Laid(NamedTuple):
-    """A, B and C as `prepare_kernel` leaves them; a constant's matrix or None."""
-
-    A: Tensor
-    BC: Tensor
-    B: Tensor | None
-    C: Tensor | None
-
-
 def _run(problem: Problem, plan: Plan, originals: _Originals) -> Gradients:
     x = problem.x
     batch, _, d_inner = x.shape
@@ -124,18 +112,18 @@ def _run(problem: Problem, plan: Plan, originals: _Originals) -> Gradients:
     carry = x.new_empty((batch, plan.chunks, problem.state, d_inner), dtype=torch.float32)
     if carried:
         _carry(problem, plan, laid, carry)
-    partial = _main(problem, plan, laid, carry, carried)
+    partial = run_main(problem, plan, laid, carry, carried)
     del laid  # its memory serves what `_finish` makes
     return _finish(problem, plan, originals, partial, carry)
 
 
-def _prepare(problem: Problem) -> _Laid:
+def _prepare(problem: Problem) -> Laid:
     x, A, B, C = problem.x, problem.A, problem.B, problem.C
     batch, seqlen, d_inner = x.shape
     tiles, state = problem.tiles, problem.state
     selective = not (problem.B_constant and problem.C_constant)
     matrix = (state, d_inner)
-    laid = _Laid(
+    laid = Laid(
         A=x.new_empty(matrix, dtype=torch.float32),
         BC=x.new_empty((batch, problem.ngroups, tiles, state, 2, TILE) if selective else (1,), dtype=torch.float32),
         B=x.new_empty(matrix, dtype=torch.float32) if problem.B_constant else None,
@@ -168,7 +156,7 @@ def _prepare(problem: Problem) -> _Laid:
     return laid
 
 
-def _carry(problem: Problem, plan: Plan, laid: _Laid, carry: Tensor) -> None:
+def _carry(problem: Problem, plan: Plan, laid: Laid, carry: Tensor) -> None:
     """Fill `carry` with the gradient that enters each chunk from the future."""
     x = problem.x
     batch, seqlen, d_inner = x.shape
@@ -228,104 +216,7 @@ def _carry(problem: Problem, plan: Plan, laid: _Laid, carry: Tensor) -> None:
     )
 
 
-class _Partial(NamedTuple):
-    """What the main kernel wrote: finished gradients, and partial sums."""
-
-    dx: Tensor
-    ddt: Tensor | None
-    dz: Tensor | None
-    dA: Tensor
-    dB: Tensor | None
-    dC: Tensor | None
-    dD: Tensor
-    dbias: Tensor
-    BC: Tensor
-
-
-def _main(problem: Problem, plan: Plan, laid: _Laid, carry: Tensor, carried: bool) -> _Partial:
-    x = problem.x
-    batch, seqlen, d_inner = x.shape
-    state, tiles, places = problem.state, problem.tiles, batch * plan.chunks
-    span = LANE_GROUPS * plan.warps * plan.channels
-    group_size = d_inner // problem.ngroups
-    blocks = problem.ngroups * math.ceil(group_size / span)
-    programs = blocks * places
-    pairs = plan.channels == 2 and group_size % 2 == 0 and all(in_pairs(row) for row in problem.rows())
-    adjacent = [row is None or row.stride(2) == 1 for row in problem.rows()]
-    selective = not (problem.B_constant and problem.C_constant)
-    masked = seqlen % TILE != 0 or group_size % span != 0
-    sums = (places, state, d_inner)
-    partial = _Partial(
-        dx=torch.empty_like(x, memory_format=torch.contiguous_format),
-        ddt=None if problem.dt_constant else torch.empty_like(problem.dt, memory_format=torch.contiguous_format),
-        dz=None if problem.z is None else torch.empty_like(problem.z, memory_format=torch.contiguous_format),
-        dA=x.new_empty(sums, dtype=torch.float32),
-        dB=x.new_empty(sums, dtype=torch.float32) if problem.B_constant else None,
-        dC=x.new_empty(sums, dtype=torch.float32) if problem.C_constant else None,
-        dD=x.new_empty((places, d_inner), dtype=torch.float32),
-        dbias=x.new_empty((places, d_inner), dtype=torch.float32),
-        BC=x.new_empty((batch, blocks, tiles, 2, state, TILE) if selective else (1,), dtype=torch.float32),
-    )
-    scratch = None  # only the interpreter has no shared memory to claim
-    if INTERPRETED:
-        scratch = x.new_empty((programs, plan.warps, 2, min(state, STATE_BLOCK), TILE), dtype=torch.float32)
-    row_x, row_dt, row_z, row_dy = (
-        row.stride(1) if row is not None and unit else 0 for row, unit in zip(problem.rows(), adjacent, strict=True)
-    )
-    exact = any(values.dtype == torch.float32 or values.dtype == torch.float16 for values in (problem.B, problem.C))
-    scan_backward_kernel[(programs,)](
-        x,
-        problem.dt,
-        problem.z,
-        problem.dy,
-        laid.A,
-        laid.BC,
-        laid.B,
-        laid.C,
-        problem.D,
-        problem.dt_bias,
-        problem.reset,
-        problem.checkpoints,
-        carry,
-        partial.dx,
-        partial.dx if partial.ddt is None else partial.ddt,
-        partial.dz,
-        partial.dA,
-        partial.dB,
-        partial.dC,
-        partial.dD,
-        partial.dbias,
-        partial.BC,
-        x if scratch is None else scratch,
-        seqlen,
-        tiles,
-        plan.chunks,
-        plan.chunk_tiles,
-        *(stride for row in problem.rows() for stride in three_strides(row)),
-        *((0, 0) if problem.reset is None else problem.reset.stride()),
-        ROW_X=row_x,
-        ROW_DT=row_dt,
-        ROW_Z=row_z,
-        ROW_DY=row_dy,
-        D_INNER=d_inner,
-        D_STATE=state,
-        GROUPS=problem.ngroups,
-        SOFTPLUS=problem.softplus,
-        DT_CONSTANT=problem.dt_constant,
-        BLOCK=min(state, STATE_BLOCK),
-        WARPS=plan.warps,
-        CHANNELS=plan.channels,
-        PAIRS=pairs,
-        MASKED=masked,
-        EXACT=exact,
-        CARRIED=carried,
-        PREFETCH=plan.prefetch and all(adjacent) and not masked,
-        num_warps=plan.warps,
-    )
-    return partial
-
-
-def _finish(problem: Problem, plan: Plan, originals: _Originals, partial: _Partial, carry: Tensor) -> Gradients:
+def _finish(problem: Problem, plan: Plan, originals: _Originals, partial: Partial, carry: Tensor) -> Gradients:
     x = problem.x
     batch, seqlen, d_inner = x.shape
     state, ngroups, tiles = problem.state, problem.ngroups, problem.tiles

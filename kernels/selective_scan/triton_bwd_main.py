@@ -1,0 +1,205 @@
+"""Host side of the backward scan's main kernels: what they write, which of the two runs, and with which arguments."""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from kernels.selective_scan.triton_bwd import scan_backward_kernel
+from kernels.selective_scan.triton_bwd_copies import BLOCK_STATES, INTERPRETED_FLOATS, scan_backward_copies_kernel
+from kernels.selective_scan.triton_bwd_plan import (
+    LANE_GROUPS,
+    STATE_BLOCK,
+    TILE,
+    Plan,
+    Problem,
+    in_pairs,
+    three_strides,
+)
+from kernels.selective_scan.triton_common import INTERPRETED
+
+CHANNELS_OF_COPIES = 2
+STATES_OF_COPIES = (8, 16)
+"""More states and what waits in shared memory does not fit."""
+COPY_BYTES = 16
+"""Bytes of a copy: eight 16-bit numbers."""
+
+
+class Laid(NamedTuple):
+    """A, B and C as `prepare_kernel` leaves them; a constant's matrix or None."""
+
+    A: Tensor
+    BC: Tensor
+    B: Tensor | None
+    C: Tensor | None
+
+
+class Partial(NamedTuple):
+    """What the main kernel wrote: finished gradients, and partial sums."""
+
+    dx: Tensor
+    ddt: Tensor | None
+    dz: Tensor | None
+    dA: Tensor
+    dB: Tensor | None
+    dC: Tensor | None
+    dD: Tensor
+    dbias: Tensor
+    BC: Tensor
+
+
+def run_main(problem: Problem, plan: Plan, laid: Laid, carry: Tensor, carried: bool) -> Partial:
+    """Run the main kernel: the gradients of inputs, and the sums over each program's channels or positions.
+
+    Args:
+        carry: fp32 (batch, chunks, d_state, d_inner): the gradient that enters each chunk from the future, if `carried`; what leaves it
+            towards the past after the call.
+    """
+    x = problem.x
+    batch, seqlen, d_inner = x.shape
+    state, tiles, places = problem.state, problem.tiles, batch * plan.chunks
+    span = LANE_GROUPS * plan.warps * plan.channels
+    group_size = d_inner // problem.ngroups
+    blocks = problem.ngroups * math.ceil(group_size / span)
+    programs = blocks * places
+    pairs = plan.channels == 2 and group_size % 2 == 0 and all(in_pairs(row) for row in problem.rows())
+    adjacent = [row is None or row.stride(2) == 1 for row in problem.rows()]
+    selective = not (problem.B_constant and problem.C_constant)
+    masked = seqlen % TILE != 0 or group_size % span != 0
+    sums = (places, state, d_inner)
+    partial = Partial(
+        dx=torch.empty_like(x, memory_format=torch.contiguous_format),
+        ddt=None if problem.dt_constant else torch.empty_like(problem.dt, memory_format=torch.contiguous_format),
+        dz=None if problem.z is None else torch.empty_like(problem.z, memory_format=torch.contiguous_format),
+        dA=x.new_empty(sums, dtype=torch.float32),
+        dB=x.new_empty(sums, dtype=torch.float32) if problem.B_constant else None,
+        dC=x.new_empty(sums, dtype=torch.float32) if problem.C_constant else None,
+        dD=x.new_empty((places, d_inner), dtype=torch.float32),
+        dbias=x.new_empty((places, d_inner), dtype=torch.float32),
+        BC=x.new_empty((batch, blocks, tiles, 2, state, TILE) if selective else (1,), dtype=torch.float32),
+    )
+    if serves_copies(problem, plan, masked=masked or not pairs):
+        _run_with_copies(problem, plan, laid, carry, carried, partial, programs)
+        return partial
+    scratch = None  # only the interpreter has no shared memory to claim
+    if INTERPRETED:
+        scratch = x.new_empty((programs, plan.warps, 2, min(state, STATE_BLOCK), TILE), dtype=torch.float32)
+    row_x, row_dt, row_z, row_dy = (
+        row.stride(1) if row is not None and unit else 0 for row, unit in zip(problem.rows(), adjacent, strict=True)
+    )
+    exact = any(values.dtype == torch.float32 or values.dtype == torch.float16 for values in (problem.B, problem.C))
+    scan_backward_kernel[(programs,)](
+        x,
+        problem.dt,
+        problem.z,
+        problem.dy,
+        laid.A,
+        laid.BC,
+        laid.B,
+        laid.C,
+        problem.D,
+        problem.dt_bias,
+        problem.reset,
+        problem.checkpoints,
+        carry,
+        partial.dx,
+        partial.dx if partial.ddt is None else partial.ddt,
+        partial.dz,
+        partial.dA,
+        partial.dB,
+        partial.dC,
+        partial.dD,
+        partial.dbias,
+        partial.BC,
+        x if scratch is None else scratch,
+        seqlen,
+        tiles,
+        plan.chunks,
+        plan.chunk_tiles,
+        *(stride for row in problem.rows() for stride in three_strides(row)),
+        *((0, 0) if problem.reset is None else problem.reset.stride()),
+        ROW_X=row_x,
+        ROW_DT=row_dt,
+        ROW_Z=row_z,
+        ROW_DY=row_dy,
+        D_INNER=d_inner,
+        D_STATE=state,
+        GROUPS=problem.ngroups,
+        SOFTPLUS=problem.softplus,
+        DT_CONSTANT=problem.dt_constant,
+        BLOCK=min(state, STATE_BLOCK),
+        WARPS=plan.warps,
+        CHANNELS=plan.channels,
+        PAIRS=pairs,
+        MASKED=masked,
+        EXACT=exact,
+        CARRIED=carried,
+        PREFETCH=plan.prefetch and all(adjacent) and not masked,
+        num_warps=plan.warps,
+    )
+    return partial
+
+
+def serves_copies(problem: Problem, plan: Plan, *, masked: bool) -> bool:
+    """Whether the kernel that copies its inputs ahead can run: whole tiles of aligned 16-bit rows, selective and without resets."""
+    whole = not masked and plan.channels == CHANNELS_OF_COPIES and problem.state in STATES_OF_COPIES
+    selective = not (problem.dt_constant or problem.B_constant or problem.C_constant)
+    return whole and selective and problem.reset is None and all(row is None or _aligned(row) for row in problem.rows())
+
+
+def _aligned(row: Tensor) -> bool:
+    """Whether 16 bytes can be copied from every eighth channel on."""
+    eight = COPY_BYTES // row.element_size()
+    steps = (row.stride(0), row.stride(1))
+    return (
+        row.element_size() == 2
+        and row.stride(2) == 1
+        and row.data_ptr() % COPY_BYTES == 0
+        and not any(s % eight for s in steps)
+    )
+
+
+def _run_with_copies(
+    problem: Problem, plan: Plan, laid: Laid, carry: Tensor, carried: bool, partial: Partial, programs: int
+) -> None:
+    x = problem.x
+    rows = problem.rows()
+    scratch = partial.dA  # only the interpreter has no shared memory to claim
+    if INTERPRETED:
+        scratch = x.new_empty((programs * INTERPRETED_FLOATS,), dtype=torch.float32)
+    scan_backward_copies_kernel[(programs,)](
+        x,
+        problem.dt,
+        problem.z,
+        problem.dy,
+        laid.A,
+        laid.BC,
+        problem.D,
+        problem.dt_bias,
+        problem.checkpoints,
+        carry,
+        partial.dx,
+        partial.ddt,
+        partial.dz,
+        partial.dA,
+        partial.dD,
+        partial.dbias,
+        partial.BC,
+        scratch,
+        x.shape[1],
+        problem.tiles,
+        plan.chunks,
+        plan.chunk_tiles,
+        *(0 if row is None else row.stride(0) for row in rows),
+        *(0 if row is None else row.stride(1) for row in rows),
+        D_INNER=x.shape[2],
+        D_STATE=problem.state,
+        GROUPS=problem.ngroups,
+        SOFTPLUS=problem.softplus,
+        BLOCK=BLOCK_STATES,
+        WARPS=plan.warps,
+        EXACT=any(values.dtype != torch.bfloat16 for values in (problem.B, problem.C)),
+        CARRIED=carried,
+        num_warps=plan.warps,
+    )
