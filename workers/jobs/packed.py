@@ -23,7 +23,16 @@ from workers.jobs.errors import SpoolError, SpoolTakenError
 from workers.jobs.files import write_json
 from workers.jobs.sink import SpoolSink
 from workers.jobs.system import sampling
-from workers.jobs.worker import STOP_FILE, claim, failure, hold_leash, limit_gpu_memory, stop_event, to_outcome
+from workers.jobs.worker import (
+    STOP_FILE,
+    began_at,
+    claim,
+    failure,
+    hold_leash,
+    limit_gpu_memory,
+    stop_event,
+    to_outcome,
+)
 
 if TYPE_CHECKING:
     from workers.specs import RunSpec
@@ -144,7 +153,9 @@ def _understand(seats: Sequence[_Seat]) -> tuple[list[_Seat], list[RunSpec], lis
         directory.mkdir(parents=True, exist_ok=True)
         valid.append(seat)
         specs.append(spec)
-        contexts.append(RunContext(attempt.run_id, attempt.number, directory, seat.sink, seat.should_stop))
+        contexts.append(
+            RunContext(attempt.run_id, attempt.number, directory, seat.sink, seat.should_stop, began=began_at(attempt))
+        )
     return valid, specs, contexts
 
 

@@ -131,6 +131,12 @@ def claimed_by(directory: Path) -> ProcessId | None:
     return None if tree is None else ProcessId.from_json(tree)
 
 
+def began_at(attempt: AttemptSpec) -> float | None:
+    """Return when this process began, where it is the attempt's own."""
+    claimed = claimed_by(attempt.path)
+    return claimed.created if claimed is not None and claimed.pid == os.getpid() else None
+
+
 def worker_of(directory: Path) -> ProcessId | None:
     """Return the process that claimed the attempt in a folder, else the one last started for it, else None."""
     claimed = claimed_by(directory)
@@ -169,8 +175,9 @@ def outcome_of(
 
         spec = RunSpec.model_validate(attempt.spec, strict=False)
         limit_gpu_memory(attempt.gpus)
+        directory = Path(attempt.run_directory)
         context = RunContext(
-            attempt.run_id, attempt.number, Path(attempt.run_directory), sink, should_stop, ranks=ranks
+            attempt.run_id, attempt.number, directory, sink, should_stop, ranks=ranks, began=began_at(attempt)
         )
         return to_outcome(trial(spec, context))
     except Exception as error:  # noqa: BLE001 - whatever a trial raises is the run's result, not this process's failure

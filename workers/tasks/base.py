@@ -34,17 +34,18 @@ class EvalTotals:
     """Sums over an evaluation, kept on the device so that adding a batch does not wait for it.
 
     `loss` sums nats over supervised positions (float64); `right` counts those predicted right of `tokens`;
-    `sequences_right` counts the sequences whose every supervised position is right, of `sequences`.
+    `sequences_right` counts the sequences whose every supervised position is right, of `sequences`. With `members` (K,) K models
+    read the same sequences, and `loss`, `right` and `sequences_right` have a number each.
     """
 
-    def __init__(self, device: torch.device | str = "cpu") -> None:
-        self.loss = torch.zeros((), dtype=torch.float64, device=device)
-        self.right, self.tokens, self.sequences_right, self.sequences = (
-            torch.zeros((), dtype=torch.int64, device=device) for _ in range(4)
-        )
+    def __init__(self, device: torch.device | str = "cpu", members: tuple[int, ...] = ()) -> None:
+        self.members = members
+        self.loss = torch.zeros(members, dtype=torch.float64, device=device)
+        self.right, self.sequences_right = (torch.zeros(members, dtype=torch.int64, device=device) for _ in range(2))
+        self.tokens, self.sequences = (torch.zeros((), dtype=torch.int64, device=device) for _ in range(2))
 
     def add(self, logits: Tensor, targets: Tensor) -> None:
-        """Add one batch: logits (batch, seqlen, vocab), targets (batch, seqlen)."""
+        """Add one batch: logits (*members, batch, seqlen, vocab), targets (batch, seqlen)."""
         self.add_pieces([(logits, targets)])
 
     def add_pieces(self, pieces: Iterable[tuple[Tensor, Tensor]]) -> None:
@@ -52,17 +53,33 @@ class EvalTotals:
         flawless: Tensor | bool = True
         counted: Tensor | bool = False
         for logits, targets in pieces:
-            losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE, reduction="none")
-            self.loss += losses.sum(dtype=torch.float64)
+            sought = targets.expand(logits.shape[:-1])
+            losses = F.cross_entropy(logits.flatten(0, -2), sought.flatten(), ignore_index=IGNORE, reduction="none")
+            self.loss += losses.view(sought.shape).sum((-2, -1), dtype=torch.float64)
             supervised = targets != IGNORE
             right = logits.argmax(-1) == targets  # IGNORE is no token: such positions are never right
-            self.right += right.sum()
+            self.right += right.sum((-2, -1))
             self.tokens += supervised.sum()
             counted = supervised.any(-1) | counted
             flawless = (right | ~supervised).all(-1) & flawless
         if isinstance(counted, Tensor):
-            self.sequences_right += (flawless & counted).sum()
+            self.sequences_right += (flawless & counted).sum(-1)
             self.sequences += counted.sum()
+
+    def each(self) -> list[EvalTotals]:
+        """Return every member's totals on the host, those of one model as a list of one; one wait for all."""
+        own = [one.double().reshape(-1) for one in (self.loss, self.right, self.sequences_right)]
+        shared = torch.stack([self.tokens, self.sequences]).double()  # counts below 2^53 stay what they are
+        numbers = torch.cat([*own, shared]).cpu()
+        members = own[0].numel()
+        return [_totals(numbers[place : 3 * members : members], numbers[-2:]) for place in range(members)]
+
+
+def _totals(own: Tensor, shared: Tensor) -> EvalTotals:
+    totals = EvalTotals()
+    totals.loss, (totals.right, totals.sequences_right) = own[0], own[1:].long().unbind()
+    totals.tokens, totals.sequences = shared.long().unbind()
+    return totals
 
 
 class Task(Protocol):

@@ -12,6 +12,8 @@ from workers.training.precision import Placement
 class StepClock:
     """Counts seconds of training; evaluation and checkpoints run inside `paused()` and count for nothing.
 
+    `beside` has the seconds of such blocks by their names.
+
     A GPU works behind the host, so pausing and reading the total wait until the device has finished.
     """
 
@@ -20,6 +22,7 @@ class StepClock:
         self._seconds = 0.0
         self._started = time.perf_counter()
         self._lap_seconds = 0.0
+        self.beside: dict[str, float] = {}
 
     def total(self) -> float:
         """Return the seconds in training since the clock was made."""
@@ -37,14 +40,16 @@ class StepClock:
         return steps / elapsed if elapsed > 0 else 0.0
 
     @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
-        """Leave a block out of the count."""
+    def paused(self, what: str) -> Iterator[None]:
+        """Leave a block out of the count; `beside` counts its seconds under a name."""
         self.total()
         try:
             yield
         finally:
             self._placement.synchronize()
-            self._started = time.perf_counter()
+            now = time.perf_counter()
+            self.beside[what] = self.beside.get(what, 0.0) + now - self._started
+            self._started = now
 
     def _tick(self) -> float:
         now = time.perf_counter()

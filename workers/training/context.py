@@ -50,6 +50,7 @@ class RunContext:
         should_stop: asked before every step; once it is true, a checkpoint is written and the run returns `stopped`.
         accept_other_spec: resume even from a checkpoint of a spec that computes something else.
         ranks: this process among those that train the run together; None where it is alone.
+        began: when this process began (seconds since 1970), where it serves nothing but this attempt, or its ensemble.
     """
 
     run_id: str
@@ -59,6 +60,7 @@ class RunContext:
     should_stop: Callable[[], bool] = never_stop
     accept_other_spec: bool = False
     ranks: Ranks | None = None
+    began: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

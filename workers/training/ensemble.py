@@ -21,15 +21,16 @@ from workers.training.captured import build_stepper
 from workers.training.clock import StepClock
 from workers.training.context import JSON, MetricSink, Reason, RunContext, RunResult
 from workers.training.determinism import reproducible
+from workers.training.ensemble_evaluation import ALONE, SharedEvaluation
 from workers.training.ensemble_update import EnsembleUpdate, Member
 from workers.training.ensemble_window import MemberWindow, SharedWindow
 from workers.training.errors import RunOutOfMemoryError, is_out_of_memory
+from workers.training.extrapolation import LengthRow
 from workers.training.loop import TrainingLoop
 from workers.training.precision import Placement, place
+from workers.training.stacked_reader import StackReader
 from workers.training.trial import PreparedTrial, out_of_memory, prepare
 from workers.training.update import Stepper
-
-_EVALUATION = ("steps", "eval_every", "eval_batches", "eval_batch_size")  # equal in members that evaluate alike
 
 Ended = RunResult | Exception
 """How a member ended: its result, or what it failed with."""
@@ -98,16 +99,14 @@ class _Ensemble:
         self._outcomes: dict[int, Ended] = {}
         self._stepper: Stepper | None = None  # of the members now at work
         self._steps = 0  # that it has done
-        self._update: EnsembleUpdate | None = None
-        self._done = 0  # steps in all
-        self._evaluated: tuple[int, dict[int, dict[str, float]]] = (0, {})  # after so many of them, by place
+        self._held_out = SharedEvaluation(placement)
 
     def run(self) -> list[Ended]:
         """Train until no member is left."""
         if self.placement.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.placement.device)
         choice.reset_used()
-        with self.clock.paused():
+        with self.clock.paused("preparation"):
             for index in range(len(self.specs)):
                 self._join(index)
         while self._alive:
@@ -116,18 +115,19 @@ class _Ensemble:
 
     def evaluate(self, loop: _MemberLoop) -> dict[str, float] | None:
         """Return a member's metrics on the held-out stream: all members' at once where they evaluate alike, at this step."""
-        known = self._evaluated[1] if self._evaluated[0] == self._done else {}
-        if loop.index in known:
-            return known[loop.index]
-        runs = self._alive
-        alike = {(run.wanted, *(getattr(run.loop.spec.train, name) for name in _EVALUATION)) for run in runs}
-        if self._update is None or len(alike) > 1:  # whoever had its turn wants other steps than those still to come
-            return TrainingLoop._measure(loop)
-        found = self._update.evaluate(loop.context.should_stop)
-        if found is None:
-            return None
-        self._evaluated = (self._done, {run.index: one for run, one in zip(runs, found, strict=True)})
-        return self._evaluated[1][loop.index]
+        found = self._held_out.metrics(loop.index, loop.context.should_stop)
+        return TrainingLoop._measure(loop) if found is ALONE else found
+
+    def rows_at(self, loop: _MemberLoop, lengths: Sequence[int]) -> Iterator[LengthRow]:
+        """Yield what is found of a member at each length: of all members at once where their training ends together."""
+        for done, length in enumerate(lengths):
+            row = self._held_out.at_length(loop.index, length, loop.context.should_stop)
+            if row is ALONE:
+                yield from TrainingLoop._rows_at(loop, lengths[done:])
+                return
+            if row is None:
+                return
+            yield row
 
     def _join(self, index: int) -> None:
         spec, context = self.specs[index], self._contexts[index]
@@ -156,7 +156,7 @@ class _Ensemble:
                 self._end(run, error)
             return
         self._steps += steps
-        self._done += steps
+        self._held_out.renew([(run.index, run.loop.spec, run.wanted[steps - 1]) for run in self._alive])
         for run in list(self._alive):
             self._turn(run, steps)
 
@@ -165,7 +165,7 @@ class _Ensemble:
         try:
             run.wanted = next(run.turns) if steps is None else run.turns.send(steps)
         except StopIteration as end:
-            self._end(run, run.trial.result(end.value))
+            self._end(run, run.trial.result(end.value, run.loop.stages()))
         except Exception as error:  # noqa: BLE001 - whatever one member fails with, the others go on
             self._end(run, error)
 
@@ -173,7 +173,7 @@ class _Ensemble:
         run.window.settle()  # the others' models leave the storage that the window reads from
         self._alive.remove(run)
         run.turns.close()  # a checkpoint of it may still be on its way to the disk
-        self._stepper = self._update = None
+        self._stepper = None
         self._conclude(run.index, outcome)
 
     def _conclude(self, index: int, outcome: Ended) -> None:
@@ -198,7 +198,9 @@ class _Ensemble:
         shared = SharedWindow(rows, self.placement.device, [run.window for run in self._alive])
         train = members[0].spec.train
         sink = _Everyone([run.trial.context.sink for run in self._alive])
-        self._update = update
+        self._held_out.of(
+            StackReader(update.stack, members[0].model, self.placement), [run.trial.task for run in self._alive]
+        )
         self._stepper = build_stepper(update, shared, train, self.placement, sink, operations=update.operations)
         self._steps = 0
         return self._stepper
@@ -226,6 +228,9 @@ class _MemberLoop(TrainingLoop):
     def _measure(self) -> dict[str, float] | None:
         return self._ensemble.evaluate(self)
 
+    def _rows_at(self, lengths: Sequence[int]) -> Iterator[LengthRow]:
+        return self._ensemble.rows_at(self, lengths)
+
 
 class _MemberClock(StepClock):
     """Counts the ensemble's seconds: while one member evaluates or saves, they count for none."""
@@ -234,11 +239,12 @@ class _MemberClock(StepClock):
         super().__init__(placement)
         self._shared = shared
         self._before = shared.total()
+        self.beside = shared.beside
 
     @contextmanager
-    def paused(self) -> Iterator[None]:
+    def paused(self, what: str) -> Iterator[None]:
         """Leave a block out of everybody's count."""
-        with self._shared.paused():
+        with self._shared.paused(what):
             yield
 
     def _tick(self) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -14,10 +14,10 @@ from torch.nn import functional as F
 from kernels.stacked_adamw import serves
 from workers.models import LanguageModel
 from workers.specs import RunSpec, TrainSpec
-from workers.tasks import IGNORE, Curriculum, EvalTotals, Task
+from workers.tasks import IGNORE, Curriculum, Task
 from workers.training import row_loss
 from workers.training.beside import Beside
-from workers.training.determinism import EVALUATION_SEED, derive_seed
+from workers.training.determinism import derive_seed
 from workers.training.optim import StepRates
 from workers.training.precision import Placement
 from workers.training.schedule import learning_rate
@@ -57,34 +57,34 @@ class EnsembleUpdate:
         self._members, self._placement = list(members), placement
         # those of one member may be finer than another's: without weight decay what decays and what does not are alike
         groups = max((_groups(member) for member in members), key=len)
-        self._stack = Stack([member.model for member in members], groups)
+        self.stack = Stack([member.model for member in members], groups)
         self._train = members[0].spec.train  # for what all have in common
         tokens = self._train.batch_size * members[0].task.seqlen
-        self.operations = 6.0 * tokens * sum(storage.numel() for storage in self._stack.storages)
+        self.operations = 6.0 * tokens * sum(storage.numel() for storage in self.stack.storages)
         beside = placement.device.type == "cuda" and self._train.accumulate == 1 and self.operations <= LARGE_STEP
         self._beside = Beside(placement.device) if beside else None
         self._taken: StackedTaken | None = None
-        if serves(self._stack.rows):
-            self._taken = StackedTaken(self._stack, torch.bfloat16 if placement.precision == "bf16" else None)
-        self._projections = StackedProjections(self._stack, placement.device, self._beside, self._taken)
-        self._side_by_side = self._stack.feeding_channels()
-        self._moments = gather_moments(self._stack, [member.optimizer for member in members])
+        if serves(self.stack.rows):
+            self._taken = StackedTaken(self.stack, torch.bfloat16 if placement.precision == "bf16" else None)
+        self._projections = StackedProjections(self.stack, placement.device, self._beside, self._taken)
+        self._side_by_side = self.stack.feeding_channels()
+        self._moments = gather_moments(self.stack, [member.optimizer for member in members])
         self._cohorts: list[_Cohort] = []
         self._optimizer: StackedAdamW | None = None
         if self._taken is None:
-            self._cohorts = _cohorts(members, self._stack, self._moments)
+            self._cohorts = _cohorts(members, self.stack, self._moments)
         else:
             self._optimizer = StackedAdamW(
-                self._stack,
+                self.stack,
                 self._moments,
-                [_settings(member, self._stack, place) for place, member in enumerate(members)],
+                [_settings(member, self.stack, place) for place, member in enumerate(members)],
                 trains=[member.spec.train for member in members],
                 steps=[member.step for member in members],
                 taken=self._taken,
             )
         limits = [member.spec.train.clip_grad_norm or math.inf for member in members]
         self._clips = min(limits) < math.inf
-        self._limit = torch.tensor(limits, device=placement.device, dtype=self._stack.rows.dtype)
+        self._limit = torch.tensor(limits, device=placement.device, dtype=self.stack.rows.dtype)
         self._streams = Streams(members[0].task, self._train.batch_size, placement.device, runs=len(members))
 
     def reserve(self, slots: int) -> None:
@@ -123,7 +123,7 @@ class EnsembleUpdate:
     def compute(self, batch: _Drawn, slot: int, *, measure: bool) -> Done:
         """Do the update, in micro-batches where the specs ask for them."""
         parts = self._train.accumulate
-        self._stack.zero_gradients()
+        self.stack.zero_gradients()
         if self._taken is not None and slot == 0:  # behind other slots the step before has made it
             self._taken.renew()
         with self._projections.step():
@@ -131,31 +131,12 @@ class EnsembleUpdate:
                 self._add_gradients(inputs, targets, batch.weight, measure=measure)
                 for inputs, targets in zip(batch.inputs.chunk(parts, 1), batch.targets.chunk(parts, 1), strict=True)
             ]
-        norm = self._move(self._stack.gradients(), slot)
+        norm = self._move(self.stack.gradients(), slot)
         return Done(sums, norm, batch.supervised, measure)
 
     def outcome(self, done: Done) -> Tensor:
         """Return each member's loss, norm and accuracy."""
         return done.outcome()
-
-    def evaluate(self, should_stop: Callable[[], bool]) -> list[dict[str, float]] | None:
-        """Return each member's metrics on the held-out stream, which is the same for all; None where a stop came between.
-
-        See `workers.training.evaluation.evaluate`. How much is read, the first member says.
-        """
-        first, train, placement = self._members[0], self._train, self._placement
-        totals = [EvalTotals(placement.device) for _ in self._members]
-        size, parts = train.eval_batch_size or train.batch_size, 1 if train.eval_batch_size else train.accumulate
-        with torch.no_grad():
-            for batch in first.task.evaluation(EVALUATION_SEED, train.eval_batches, size, placement.device):
-                if should_stop():
-                    return None
-                for part in batch.cut(parts):
-                    with placement.autocast():
-                        logits = self._stack.forward(part.inputs)
-                    for total, own in zip(totals, logits, strict=True):
-                        total.add(own.float(), part.targets)
-        return [member.task.metrics(total) for member, total in zip(self._members, totals, strict=True)]
 
     def stage(self, step: int) -> Hashable:
         """Return the members' stages of a curriculum; a task without one has one stage."""
@@ -174,7 +155,7 @@ class EnsembleUpdate:
     ) -> tuple[Tensor, Tensor]:
         """Add a micro-batch's gradients; see `RunUpdate`. Both numbers are one a member."""
         with self._placement.autocast(), TakenOver(self._projections, self._side_by_side):
-            logits = self._stack.forward(inputs, self._projections.in_one_piece)
+            logits = self.stack.forward(inputs, self._projections.in_one_piece)
         rows, sought = logits.flatten(0, 2), targets.flatten()
         if row_loss.serves(rows):
             slopes, totals, hits = row_loss.row_loss(rows, sought, weight, self._projections.apart, measure=measure)

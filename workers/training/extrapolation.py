@@ -8,6 +8,7 @@ They read a sequence whole, few at a time, up to a limit.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,16 +27,17 @@ from workers.specs import (
     SelectiveCopyingSpec,
     TaskSpec,
 )
-from workers.tasks import Batch, EvalTotals, build_task
+from workers.tasks import IGNORE, Batch, EvalTotals, Task, build_task
 from workers.training.context import never_stop
+from workers.training.cutting import Cut, cut_stream, positions, remembers_everything
 from workers.training.determinism import EVALUATION_SEED
+from workers.training.errors import is_out_of_memory
+from workers.training.pieces import Pieces
 from workers.training.precision import Placement
+from workers.training.readers import ModelReader, Reader
 from workers.validation import describe_errors
 
-PIECE_TOKENS = 2**15  # positions of all sequences of a batch that are computed at once on a CPU
-PIECE_TOKENS_CUDA = 2**18  # with fewer, a GPU waits for the host
-PIECE_WIDTH = 256  # narrower models take as many more
-PIECE_LOGITS = 2**26  # and numbers that the head may give at once: 256 MiB in fp32
+FEWEST = 2**12  # positions: where memory does not suffice for these, it is not for their number
 LONGEST_ATTENTION = 2**16  # work grows with the square; the paper's ran out of memory beyond 2^14
 LONGEST_HYENA = 2**20  # one sequence of it takes some GiB at width 128
 
@@ -51,11 +53,16 @@ class HeldOut:
 
 @dataclass(frozen=True, slots=True)
 class LengthRow:
-    """The task's metrics at one length, and the seconds that it took."""
+    """The task's metrics at one length, and the seconds that it took; all models of an ensemble take them together.
+
+    So many `positions` of each model were computed at once; `recorded`: by the replay of a CUDA graph.
+    """
 
     length: int
     metrics: Mapping[str, float]
     seconds: float
+    positions: int = 0
+    recorded: bool = False
 
 
 def own_length(task: TaskSpec) -> int:
@@ -90,11 +97,6 @@ def task_at(task: TaskSpec, length: int) -> TaskSpec:
         raise SpecError(f"length {length} of {task.name}: {describe_errors(type(task), error, 'task.')}") from None
 
 
-def remembers_everything(spec: ModelSpec) -> bool:
-    """Say whether a model's memory grows with the sequence: attention's cache, or Hyena's inputs."""
-    return any(layer.mixer == "attention" or layer.inner == "hyena" for layer in spec.layers())
-
-
 def refusal(spec: ModelSpec, length: int) -> str:
     """Return why a model is not evaluated at a length, or nothing."""
     limits: list[tuple[int, str]] = []
@@ -127,14 +129,7 @@ def evaluate_lengths(
     Raises:
         SpecError, TaskError: the task cannot be of a length, or the model is not evaluated at it (`refusal`).
     """
-    for length in lengths:
-        if why := refusal(model.spec, length):
-            raise SpecError(why)
-        started = time.monotonic()
-        metrics = _evaluate(model, task_at(task, length), held_out, placement, should_stop)
-        if metrics is None:
-            return
-        yield LengthRow(length, metrics, time.monotonic() - started)
+    yield from Examiner(ModelReader(model, placement), task, held_out).rows(lengths, should_stop)
 
 
 def stream(model: LanguageModel, tokens: Tensor, piece: int) -> Iterator[tuple[int, Tensor]]:
@@ -145,37 +140,107 @@ def stream(model: LanguageModel, tokens: Tensor, piece: int) -> Iterator[tuple[i
         yield start, model(tokens[:, start : start + piece], state)
 
 
-def cut(model: LanguageModel, batch: int, seqlen: int, device: torch.device) -> tuple[int, int]:
-    """Return how many sequences of a batch, and how many positions of each, are computed at once."""
-    tokens = PIECE_TOKENS_CUDA if device.type == "cuda" else PIECE_TOKENS
-    if remembers_everything(model.spec):
-        return max(1, min(batch, tokens // seqlen)), seqlen
-    if device.type == "cuda":
-        tokens *= max(1, PIECE_WIDTH // model.spec.d_model)
-    return batch, max(1, min(tokens // batch, PIECE_LOGITS // (batch * model.vocab_size)))
+class Examiner:
+    """Evaluates a reader at one length after the other: one model, or all models of an ensemble at once.
 
+    Where the device's memory does not suffice, fewer positions are computed at once from then on.
+    """
 
-def _evaluate(
-    model: LanguageModel, spec: TaskSpec, held_out: HeldOut, placement: Placement, should_stop: Callable[[], bool]
-) -> dict[str, float] | None:
-    task = build_task(spec)
-    rows, piece = cut(model, held_out.batch_size, task.seqlen, placement.device)
-    totals = EvalTotals(placement.device)
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.no_grad(), placement.autocast():
-            batches = task.evaluation(held_out.seed, held_out.batches, held_out.batch_size, placement.device)
-            for part in _parts(batches, rows):
+    def __init__(self, reader: Reader, task: TaskSpec, held_out: HeldOut) -> None:
+        self._reader, self._task, self._held_out = reader, task, held_out
+        self._limit: int | None = None  # positions at once that memory is thought to hold, once it has shown one
+        self._pieces: dict[tuple[int, int], Pieces] = {}
+
+    def rows(self, lengths: Sequence[int], should_stop: Callable[[], bool]) -> Iterator[LengthRow]:
+        """Yield a single model's rows; end early where a stop came in between. Raises as `evaluate_lengths`."""
+        for length in lengths:
+            found = self.examine(length, should_stop)
+            if found is None:
+                return
+            yield found[0]
+
+    def examine(self, length: int, should_stop: Callable[[], bool] = never_stop) -> list[LengthRow] | None:
+        """Return a row of each model, or None where a stop came in between. Raises as `evaluate_lengths`."""
+        if why := refusal(self._reader.spec, length):
+            raise SpecError(why)
+        task = build_task(task_at(self._task, length))
+        started = time.monotonic()
+        while True:
+            cut = self._cut(task.seqlen)
+            totals = EvalTotals(self._reader.placement.device, self._reader.members)
+            try:
+                whole = self._read(task, cut, totals, should_stop)
+                found = [task.metrics(one) for one in totals.each()] if whole else None
+            except (RuntimeError, MemoryError) as error:
+                self._limit = cut.at_once // 4
+                if not is_out_of_memory(error) or cut.at_once <= FEWEST or self._cut(task.seqlen) == cut:
+                    raise
+            else:
+                break
+            self._make_room()
+        if found is None:
+            return None
+        seconds = time.monotonic() - started
+        recorded = any(pieces.recorded for pieces in self._pieces.values())
+        return [LengthRow(length, metrics, seconds, cut.at_once, recorded) for metrics in found]
+
+    def _cut(self, seqlen: int) -> Cut:
+        reader, held_out = self._reader, self._held_out
+        device, members = reader.placement.device, math.prod(reader.members)
+        most = max(1, positions(reader.spec, reader.vocab_size, device) // members)
+        most = most if self._limit is None else min(most, self._limit)
+        batches = (held_out.batches, held_out.batch_size)
+        return cut_stream(batches, seqlen, most, device, whole=remembers_everything(reader.spec))
+
+    def _make_room(self) -> None:
+        self._pieces.clear()
+        if self._reader.placement.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _read(self, task: Task, cut: Cut, totals: EvalTotals, should_stop: Callable[[], bool]) -> bool:
+        """Read the held-out stream; say whether all of it was read."""
+        held_out = self._held_out
+        count, size = held_out.batches // cut.merged, held_out.batch_size * cut.merged
+        with self._reader.reading():
+            batches = task.evaluation(held_out.seed, count, size, self._reader.placement.device)
+            for part in _parts(batches, cut.rows):
                 if should_stop():
-                    return None
-                totals.add_pieces(
-                    (logits.float(), part.targets[:, start : start + piece])
-                    for start, logits in stream(model, part.inputs, piece)
-                )
-    finally:
-        model.train(was_training)
-    return task.metrics(totals)
+                    return False
+                totals.add_pieces(self._supervised(part, cut))
+        return True
+
+    def _supervised(self, part: Batch, cut: Cut) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield logits and targets of the positions that have a target in any of the sequences, piece by piece.
+
+        In most tasks these are few, and the head's logits of all others would be nothing but work.
+        """
+        places = (part.targets != IGNORE).any(0).nonzero().flatten()
+        known = places.cpu()
+        for start, features in self._features(part.inputs, cut):
+            end = min(start + cut.piece, part.inputs.shape[1])
+            first, last = (int(torch.searchsorted(known, bound)) for bound in (start, end))
+            if first == last:
+                continue
+            chosen = slice(start, end)
+            targets = part.targets[:, chosen]
+            if 2 * (last - first) < end - start:
+                columns = places[first:last]
+                features, targets = features.index_select(-2, columns - start), part.targets.index_select(1, columns)
+            yield self._reader.logits(features).float(), targets
+
+    def _features(self, tokens: Tensor, cut: Cut) -> Iterator[tuple[int, Tensor]]:
+        rows, seqlen = tokens.shape
+        if cut.piece >= seqlen:
+            yield 0, self._reader.features(tokens, None)[0]
+            return
+        key = (rows, cut.piece)
+        if key not in self._pieces:
+            self._pieces[key] = Pieces(self._reader, *key)
+        pieces = self._pieces[key]
+        pieces.begin()
+        for start in range(0, seqlen, cut.piece):
+            left = seqlen // cut.piece - start // cut.piece - 1
+            yield start, pieces.read(tokens[:, start : start + cut.piece], left)
 
 
 def _parts(batches: Iterator[Batch], rows: int) -> Iterator[Batch]:

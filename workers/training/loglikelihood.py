@@ -15,7 +15,8 @@ from torch import Tensor
 
 from workers.errors import SpecError
 from workers.models import LanguageModel
-from workers.training.extrapolation import cut, refusal, stream
+from workers.training.cutting import cut
+from workers.training.extrapolation import refusal, stream
 from workers.training.precision import Placement
 
 

@@ -23,7 +23,7 @@ from __future__ import annotations
 import math
 import resource
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -40,11 +40,12 @@ from workers.training.clock import StepClock
 from workers.training.context import Reason, RunContext
 from workers.training.determinism import capture_random_state
 from workers.training.errors import NonFiniteLossError
-from workers.training.evaluation import evaluate
-from workers.training.extrapolation import HeldOut, evaluate_lengths, refusal
+from workers.training.evaluation import HeldOutStream, evaluate
+from workers.training.extrapolation import Examiner, HeldOut, LengthRow, refusal
 from workers.training.precision import Placement
 from workers.training.probes import Probes
 from workers.training.progress import Progress
+from workers.training.readers import ModelReader
 from workers.training.saving import Saver, saves_beside
 from workers.training.schedule import learning_rate
 from workers.training.update import RunUpdate, Stepper
@@ -90,6 +91,7 @@ class TrainingLoop:
         self._seconds_before = progress.train_seconds
         self._noted_implementation = False
         self._probes = Probes(model, task, spec.train, placement)
+        self._held_out: HeldOutStream | None = None
 
     def run(self) -> Reason:
         """Train until the last step, `stop_at`, or a stop asked for; the state on disk is then that of the last step.
@@ -145,8 +147,13 @@ class TrainingLoop:
         self.save()
         if reason != "stopped" and not self._evaluate_lengths():
             reason = "stopped"
-        self._saver.wait()
+        with self._clock.paused("checkpoints"):
+            self._saver.wait()
         return reason or "steps"
+
+    def stages(self) -> dict[str, float]:
+        """Return the seconds of this attempt by what they went into, all of an ensemble's members together."""
+        return {"training": self.progress.train_seconds - self._seconds_before, **self._clock.beside}
 
     def logs(self, step: int) -> bool:
         """Say whether a row is logged after a step, so that its accuracy is to be measured."""
@@ -163,7 +170,7 @@ class TrainingLoop:
             return
         progress.losses, progress.norms = self._read_window()
         progress.train_seconds = self._seconds_before + self._clock.total()
-        with self._clock.paused():
+        with self._clock.paused("checkpoints"):
             self.context.sink.flush()
             state = {"random": capture_random_state(self.placement.device), "progress": progress.to_json()}
             self._saver.save(progress.step, self.model, self.optimizer, state)
@@ -267,7 +274,7 @@ class TrainingLoop:
         if not self._probes.due(step):
             return
         self._finish_row()
-        with self._clock.paused():
+        with self._clock.paused("probes"):
             self.context.sink.log(step, self._probes.measure())
 
     def _evaluate_if_due(self) -> Reason | None:
@@ -277,7 +284,7 @@ class TrainingLoop:
         due = step == train.steps or (train.eval_every > 0 and step > 0 and step % train.eval_every == 0)
         if due and progress.evaluated_step != step:
             self._read_window()  # a diverged model is not worth evaluating
-            with self._clock.paused():
+            with self._clock.paused("evaluation"):
                 metrics = self._measure()
             if metrics is None:
                 return "stopped"
@@ -288,7 +295,10 @@ class TrainingLoop:
 
     def _measure(self) -> dict[str, float] | None:
         """Return the metrics on the held-out stream, or None where a stop came in between."""
-        return evaluate(self.model, self.task, self.spec.train, self.placement, should_stop=self.context.should_stop)
+        train, stop = self.spec.train, self.context.should_stop
+        if self._held_out is None:
+            self._held_out = HeldOutStream(self.task, self.model.spec, train, self.placement)
+        return evaluate(self.model, self.task, train, self.placement, should_stop=stop, stream=self._held_out)
 
     def _evaluate_lengths(self) -> bool:
         """Evaluate at the `eval_lengths` that this step lacks, and save; say whether that came to its end.
@@ -304,12 +314,9 @@ class TrainingLoop:
         for why in refused.values():
             self.context.sink.note("warning", {"message": f"train.eval_lengths: {why}"})
         possible = [length for length in lacking if length not in refused]
-        held_out = HeldOut(train.eval_batches, train.eval_batch_size or train.batch_size)
-        stop, done = self.context.should_stop, 0
-        with self._clock.paused():
-            for row in evaluate_lengths(
-                self.model, self.spec.task, possible, held_out, self.placement, should_stop=stop
-            ):
+        done = 0
+        with self._clock.paused("lengths"):
+            for row in self._rows_at(possible):
                 metrics = {f"valid/{name}@{row.length}": row.metrics[f"valid/{name}"] for name in ("accuracy", "loss")}
                 progress.latest.update(metrics)
                 self.context.sink.log(progress.step, metrics)
@@ -318,6 +325,13 @@ class TrainingLoop:
             progress.lengths_step, self.checkpoint_step = progress.step, 0
             self.save()
         return done == len(possible)
+
+    def _rows_at(self, lengths: Sequence[int]) -> Iterator[LengthRow]:
+        """Yield what is found at each length; end early where a stop came in between."""
+        train = self.spec.train
+        held_out = HeldOut(train.eval_batches, train.eval_batch_size or train.batch_size)
+        examiner = Examiner(ModelReader(self.model, self.placement), self.spec.task, held_out)
+        yield from examiner.rows(lengths, self.context.should_stop)
 
     def _reached(self) -> bool:
         goal, name = self.spec.train.stop_at, self.spec.train.stop_metric

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,7 +69,8 @@ def _run(spec: RunSpec, context: RunContext, placement: Placement) -> RunResult:
         store=trial.store,
         progress=trial.progress,
     )
-    return trial.result(loop.run())
+    reason = loop.run()
+    return trial.result(reason, loop.stages())
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +84,18 @@ class PreparedTrial:
     store: CheckpointStore
     progress: Progress
     resumed_from: int
+    prepared: tuple[float, float]
 
-    def result(self, reason: Reason) -> RunResult:
-        """Return how the run ended; its progress is now that of the end."""
+    def result(self, reason: Reason, stages: Mapping[str, float]) -> RunResult:
+        """Return how the run ended; its progress is now that of the end. Notes what its seconds went into (`stages`).
+
+        `start` is from the start of the process, where it is the run's own, to the preparation: Python, imports and CUDA.
+        """
+        began, ended = self.prepared
+        seconds = {"preparation": ended - began, **stages}
+        if self.context.began is not None:
+            seconds = {"start": began - self.context.began, **seconds, "whole": time.time() - self.context.began}
+        self.context.sink.note("stages", {name: round(value, 3) for name, value in seconds.items()})
         directory, progress = self.context.directory, self.progress
         return RunResult(
             status="stopped" if reason == "stopped" else "completed",
@@ -98,6 +110,7 @@ class PreparedTrial:
 
 def prepare(spec: RunSpec, context: RunContext, placement: Placement) -> PreparedTrial:
     """Build what a run trains, put it into the state of its newest checkpoint, and note the facts. Raises as `run_trial`."""
+    began = time.time()
     task = build_task(spec.task)
     for length in spec.train.eval_lengths:
         build_task(task_at(spec.task, length))  # what cannot be evaluated should come to light before the training
@@ -113,7 +126,7 @@ def prepare(spec: RunSpec, context: RunContext, placement: Placement) -> Prepare
     progress = _resume(spec, context, store, model, optimizer, placement)
     _check_ranks(spec, context, progress.step)
     note_facts(context.sink, task, model, placement)
-    return PreparedTrial(context, task, model, optimizer, store, progress, progress.step)
+    return PreparedTrial(context, task, model, optimizer, store, progress, progress.step, (began, time.time()))
 
 
 def _check_ranks(spec: RunSpec, context: RunContext, step: int) -> None:

@@ -34,7 +34,7 @@ def test_pauses_count_for_nothing(hands: Hands) -> None:
     clock = StepClock(CPU)
     for _ in range(10):
         hands.now += 0.5
-    with clock.paused():
+    with clock.paused("evaluation"):
         hands.now += 1000
     assert clock.lap(10) == 2.0
     assert clock.total() == 5.0
@@ -53,7 +53,7 @@ def test_a_pause_that_fails_still_ends(hands: Hands) -> None:
     clock = StepClock(CPU)
 
     def fail() -> None:
-        with clock.paused():
+        with clock.paused("evaluation"):
             hands.now += 50
             raise KeyError
 

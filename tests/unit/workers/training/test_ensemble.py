@@ -16,10 +16,11 @@ from workers.errors import SpecError
 from workers.models import build_model
 from workers.specs import RunSpec
 from workers.tasks.base import SyntheticTask
-from workers.training import MemorySink, NonFiniteLossError, RunContext, RunResult, ensemble, run_trial, trial
+from workers.training import MemorySink, NonFiniteLossError, RunContext, RunResult, cutting, ensemble, run_trial, trial
 from workers.training.captured import CapturedStepper
 from workers.training.context import never_stop
 from workers.training.ensemble import Ended, run_ensemble
+from workers.training.extrapolation import Examiner
 from workers.training.update import Update
 from workers.training.window import Window
 
@@ -257,10 +258,54 @@ def test_members_that_evaluate_alike_read_the_held_out_stream_once(lab: Lab, mon
     monkeypatch.setattr(SyntheticTask, "evaluation", counted)
     specs = [member(seed) for seed in range(3)]
     lab.together(specs)
-    assert drawn == [2, 2]  # after steps 12 and 24
+    assert drawn == [2]  # kept from step 12 for step 24
     lab.alone(specs)
     for index in range(3):
         lab.check_equal(index, 24)
+
+
+def test_members_read_long_sequences_at_once(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In pieces that carry the members' states; each is found what its run alone finds. One that ends earlier reads alone."""
+    monkeypatch.setattr(cutting, "PIECE_TOKENS", 3 * 4 * 10)
+    examined: list[tuple[int, ...]] = []
+    examine = Examiner.examine
+
+    def counted(examiner: Examiner, length: int, *stop: Any) -> object:
+        found = examine(examiner, length, *stop)
+        examined.append((length, len(found or [])))
+        return found
+
+    monkeypatch.setattr(Examiner, "examine", counted)
+    specs = [member(seed, eval_lengths=(8, 40)) for seed in range(3)] + [member(3, steps=12, eval_lengths=(40,))]
+    lab.together(specs)
+    assert examined == [(40, 1), (8, 3), (40, 3)]
+    lab.alone(specs)
+    for index in range(4):
+        assert "valid/accuracy@40" in lab.sinks[f"together-{index}"].rows[-1][1]
+        lab.check_equal(index, 12 if index == 3 else 24)
+
+
+def test_a_member_that_is_stopped_at_the_lengths_leaves_them_to_the_others(lab: Lab) -> None:
+    specs = [member(seed, eval_every=0, eval_lengths=(8, 16, 40)) for seed in range(3)]
+    stops: list[Callable[[], bool]] = [StopAt(lab, "together-0", "valid/accuracy@8"), never_stop, never_stop]
+    results = lab.together(specs, stops)
+    assert [getattr(result, "status", result) for result in results] == ["stopped", "completed", "completed"]
+    lab.alone(specs)
+    for index in (1, 2):
+        lab.check_equal(index, 24)
+    resumed = run_trial(specs[0], lab.context("together-0"))
+    assert resumed.status == "completed"
+    lab.check_equal(0, 24)
+
+
+class StopAt:
+    """Asks a run to stop once it has logged a metric."""
+
+    def __init__(self, lab: Lab, name: str, key: str) -> None:
+        self._lab, self._name, self._key = lab, name, key
+
+    def __call__(self) -> bool:
+        return any(self._key in row for _, row in self._lab.sinks[self._name].rows)
 
 
 def test_members_whose_steps_are_replayed_are_their_runs_too(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,7 @@ from workers.specs import (
     TrainSpec,
 )
 from workers.tasks import build_task
-from workers.training import extrapolation
+from workers.training import cutting, extrapolation
 from workers.training.checkpoint import read_checkpoint
 from workers.training.evaluation import evaluate
 from workers.training.extrapolation import HeldOut, evaluate_lengths, own_length, refusal, stream, task_at
@@ -73,7 +73,7 @@ def test_pieces_give_what_one_pass_gives(kind: str, piece: int) -> None:
 @pytest.mark.parametrize("kind", BOUNDED)
 def test_the_state_carried_along_does_not_grow(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model = model_of(BOUNDED[kind])
-    assert not extrapolation.remembers_everything(model.spec)
+    assert not cutting.remembers_everything(model.spec)
     state = model.allocate_state(3)
     monkeypatch.setattr(model, "allocate_state", lambda *_: state)
     sizes = []
@@ -94,20 +94,20 @@ def test_metrics_do_not_depend_on_the_pieces(
     model = model_of(settings)
     expected = evaluate(model, build_task(task), TrainSpec(eval_batches=2, batch_size=6), CPU)
     assert expected is not None
-    monkeypatch.setattr(extrapolation, "PIECE_TOKENS", 6 * 9)
+    monkeypatch.setattr(cutting, "PIECE_TOKENS", 6 * 9)
     longest = 0
-    forward = model.forward
+    features = model.features
 
     def watched(given: torch.Tensor, states: Any = None) -> torch.Tensor:
         nonlocal longest
         longest = max(longest, given.numel())
-        return forward(given, states)
+        return features(given, states)
 
-    monkeypatch.setattr(model, "forward", watched)
+    monkeypatch.setattr(model, "features", watched)
     (row,) = evaluate_lengths(model, task, [40], HeldOut(2, 6), CPU)
     assert row.length == 40
     assert row.metrics == pytest.approx(expected, rel=1e-6)
-    assert longest <= 6 * 9
+    assert 0 < longest <= 6 * 9
 
 
 def test_a_models_mode_is_left_alone_and_a_stop_ends_the_rows() -> None:
@@ -151,7 +151,7 @@ def test_lengths_that_a_task_cannot_have_are_named() -> None:
 def test_what_remembers_everything_has_a_limit() -> None:
     for settings in GROWING.values():
         spec = model_of(settings).spec
-        assert extrapolation.remembers_everything(spec)
+        assert cutting.remembers_everything(spec)
         assert refusal(spec, 4096) == ""
         assert "got 2097152" in refusal(spec, 2**21)
     assert refusal(model_of({}).spec, 2**30) == ""
@@ -231,4 +231,4 @@ def test_a_gpu_reads_as_much_of_a_narrow_model_as_of_a_wide_one(d_model: int, po
     """With little at a time it waits for the host: a narrow model's pieces hold as many numbers as a wider one's."""
     with torch.device("meta"):
         model = build_model(ModelSpec(d_model=d_model, n_layer=1), 16)
-    assert extrapolation.cut(model, 8, 2**20, torch.device("cuda")) == (8, positions)
+    assert cutting.cut(model, 8, 2**20, torch.device("cuda")) == (8, positions)
