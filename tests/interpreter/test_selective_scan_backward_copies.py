@@ -8,6 +8,7 @@ from torch import Tensor
 
 from kernels.selective_scan import triton_bwd_main
 from kernels.selective_scan.triton_bwd_plan import Plan
+from kernels.selective_scan.triton_bwd_plan import Problem as ScanProblem
 from tests.interpreter.test_selective_scan_backward import Problem, make
 
 pytestmark = pytest.mark.interpreter
@@ -37,11 +38,14 @@ def halve(problem: Problem) -> Problem:
     ids=["two-blocks-of-states", "groups-and-chunks", "bare"],
 )
 def test_gradients_equal_the_reference(problem: Problem, plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
-    served = []
+    served: list[bool] = []
     serves = triton_bwd_main.serves_copies
-    monkeypatch.setattr(
-        triton_bwd_main, "serves_copies", lambda *given, **named: served.append(serves(*given, **named)) or served[-1]
-    )
+
+    def noted(given: ScanProblem, plan: Plan, *, masked: bool) -> bool:
+        served.append(serves(given, plan, masked=masked))
+        return served[-1]
+
+    monkeypatch.setattr(triton_bwd_main, "serves_copies", noted)
     problem = halve(problem)
     gradients = problem.gradients(plan)
     assert served == [True]
