@@ -22,6 +22,8 @@ from kernels.selective_scan.triton_common import INTERPRETED
 CHANNELS_OF_COPIES = 2
 STATES_OF_COPIES = (8, 16)
 """More states and what waits in shared memory does not fit."""
+FEWEST_WARPS = 4
+"""With fewer the kernel wants less than 48 KiB of dynamic memory, and Triton then does not let a launch have more than 48 KiB in all."""
 COPY_BYTES = 16
 """Bytes of a copy: eight 16-bit numbers."""
 
@@ -143,7 +145,8 @@ def run_main(problem: Problem, plan: Plan, laid: Laid, carry: Tensor, carried: b
 
 def serves_copies(problem: Problem, plan: Plan, *, masked: bool) -> bool:
     """Whether the kernel that copies its inputs ahead can run: whole tiles of aligned 16-bit rows, selective and without resets."""
-    whole = not masked and plan.channels == CHANNELS_OF_COPIES and problem.state in STATES_OF_COPIES
+    whole = not masked and plan.channels == CHANNELS_OF_COPIES and plan.warps >= FEWEST_WARPS
+    whole = whole and problem.state in STATES_OF_COPIES
     selective = not (problem.dt_constant or problem.B_constant or problem.C_constant)
     return whole and selective and problem.reset is None and all(row is None or _aligned(row) for row in problem.rows())
 

@@ -31,9 +31,9 @@ def halve(problem: Problem) -> Problem:
 @pytest.mark.parametrize(
     ("problem", "plan"),
     [
-        (make(96, 32, 16), Plan(warps=2, channels=2, chunks=1, chunk_tiles=3, piece_steps=32)),
-        (make(96, 32, 8, batch=2, ngroups=2), Plan(warps=1, channels=2, chunks=2, chunk_tiles=2, piece_steps=32)),
-        (make(64, 16, 16, options=False), Plan(warps=1, channels=2, chunks=1, chunk_tiles=2, piece_steps=32)),
+        (make(96, 128, 16), Plan(warps=8, channels=2, chunks=1, chunk_tiles=3, piece_steps=32)),
+        (make(96, 128, 8, ngroups=2), Plan(warps=4, channels=2, chunks=2, chunk_tiles=2, piece_steps=32)),
+        (make(64, 64, 16, options=False), Plan(warps=4, channels=2, chunks=1, chunk_tiles=2, piece_steps=32)),
     ],
     ids=["two-blocks-of-states", "groups-and-chunks", "bare"],
 )
@@ -65,10 +65,10 @@ def shifted(value: Tensor) -> Tensor:
     return place.copy_(value)
 
 
-@pytest.mark.parametrize("change", ["address", "resets", "part of a tile", "fp32", "states"])
+@pytest.mark.parametrize("change", ["address", "resets", "part of a tile", "fp32", "states", "warps"])
 def test_what_it_cannot_read_goes_to_the_other_kernel(change: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(triton_bwd_main, "_run_with_copies", None)
-    drawn = make(33 if change == "part of a tile" else 32, 16, 3 if change == "states" else 8)
+    drawn = make(33 if change == "part of a tile" else 32, 64, 3 if change == "states" else 8)
     problem = drawn if change == "fp32" else halve(drawn)
     if change == "address":
         x = problem.inputs["x"]
@@ -76,6 +76,8 @@ def test_what_it_cannot_read_goes_to_the_other_kernel(change: str, monkeypatch: 
         problem = replace(problem, inputs={**problem.inputs, "x": shifted(x)})
     if change == "resets":
         problem = replace(problem, reset=drawn.reset)
-    gradients = problem.gradients(Plan(warps=1, channels=2, chunks=1, chunk_tiles=2, piece_steps=32))
+    gradients = problem.gradients(
+        Plan(warps=2 if change == "warps" else 4, channels=2, chunks=1, chunk_tiles=2, piece_steps=32)
+    )
     error = (gradients.A.double() - problem.reference()["A"]).norm() / problem.reference()["A"].norm()
     assert error < FP32_TOLERANCE
