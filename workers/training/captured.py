@@ -10,10 +10,11 @@ that wait for the device, which no graph can hold. Where recording is impossible
 from __future__ import annotations
 
 import contextlib
+import traceback
 import warnings
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -171,19 +172,33 @@ class GraphRecorder:
     def watch(self) -> Iterator[Sequence[str]]:
         """Collect `file:line` of every operation that PyTorch reports as waiting for the device."""
         places: list[str] = []
-        with warnings.catch_warnings(record=True) as caught:
+        caught: list[tuple[Warning | str, type[Warning], str, int]] = []
+
+        def note(
+            message: Warning | str,
+            category: type[Warning],
+            filename: str,
+            lineno: int,
+            file: Any = None,
+            line: Any = None,
+        ) -> None:
+            del file, line
+            caught.append((message, category, *asked_at(filename, lineno)))
+
+        with warnings.catch_warnings():
             warnings.simplefilter("always")
+            warnings.showwarning = note
             torch.cuda.set_sync_debug_mode("warn")
             try:
                 yield places
             finally:
                 torch.cuda.set_sync_debug_mode("default")
-        for warning in caught:
-            said = str(warning.message)
+        for message, category, filename, lineno in caught:
+            said = str(message)
             if "synchronizing CUDA operation" in said:
-                places.append(f"{Path(warning.filename).name}:{warning.lineno}")
+                places.append(f"{Path(filename).name}:{lineno}")
             elif "Synchronization debug mode" not in said:
-                warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+                warnings.warn_explicit(message, category, filename, lineno)
 
     def _trace(self, update: Update, rows: Tensor, *, measure: bool) -> None:
         main = torch.cuda.current_stream(self._device)
@@ -261,6 +276,23 @@ def steps_per_replay(log_every: int, operations: float) -> int:
 
 def _eager_fact(why: str) -> Mapping[str, JSON]:
     return {"mode": "eager", "why": why, "steps_per_replay": 1}
+
+
+def asked_at(filename: str, lineno: int) -> tuple[str, int]:
+    """Return where the operation was asked for that a warning is about, for a call from within the warning.
+
+    That is where Python says, unless the operation went through a `__torch_function__`: then it is that one's caller.
+    """
+    frames = traceback.extract_stack()
+    at = next(
+        (i for i in reversed(range(len(frames))) if (frames[i].filename, frames[i].lineno) == (filename, lineno)), None
+    )
+    if at is None:
+        return filename, lineno
+    torch_folder = str(Path(torch.__file__).parent)
+    while at > 0 and (frames[at].name == "__torch_function__" or frames[at].filename.startswith(torch_folder)):
+        at -= 1
+    return frames[at].filename, frames[at].lineno or lineno
 
 
 def _on_but(why: str) -> str:

@@ -7,12 +7,15 @@ graph would: with the slots as they are then. tests/parity/test_captured_step.py
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 
 from tests.unit.workers.training.test_update import CPU, make_update
 from workers.specs import MqarSpec, RunSpec
@@ -20,6 +23,7 @@ from workers.training import MemorySink
 from workers.training.captured import (
     CapturedStepper,
     Replay,
+    asked_at,
     build_stepper,
     steps_per_replay,
 )
@@ -196,3 +200,34 @@ def test_a_run_may_be_resumed_with_other_steps(execute: Execute, make_spec: Make
     second = execute(make_spec(steps=8), folder=first.folder, attempt=2)
     assert second.result.resumed_from == 4
     assert second.weights() == execute(make_spec(steps=8)).weights()
+
+
+class _Warns(TorchFunctionMode):
+    """Warns of every operation, as PyTorch does of those that wait for the device."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        warnings.warn("waits", stacklevel=1)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("mode", [_Warns(), contextlib.nullcontext()], ids=["through a mode", "directly"])
+def test_a_wait_is_placed_where_it_was_asked_for(
+    mode: contextlib.AbstractContextManager[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places = []
+
+    def note(message: Any, category: Any, filename: str, lineno: int, *_: Any) -> None:
+        places.append(asked_at(filename, lineno))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        monkeypatch.setattr(warnings, "showwarning", note)
+        ones = torch.ones(2)
+        with mode:
+            if isinstance(mode, TorchFunctionMode):
+                ones.sum()  # here
+            else:
+                warnings.warn("waits", stacklevel=1)  # here
+    ((file, number),) = places
+    assert file == __file__
+    assert Path(__file__).read_text(encoding="utf-8").splitlines()[number - 1].endswith("# here")

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from workers.errors import SpecError
 from workers.models import LanguageModel, build_model
 from workers.specs import ModelSpec
-from workers.training import extrapolation
+from workers.training import cutting
 from workers.training.loglikelihood import Request, Score, score
 from workers.training.precision import Placement
 
@@ -69,7 +69,7 @@ def test_a_score_does_not_depend_on_its_batch(name: str, batch_size: int) -> Non
 def test_long_sequences_are_read_in_pieces(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model = model_of(MODELS[name])
     whole = score(model, requests(), 4, CPU)
-    monkeypatch.setattr(extrapolation, "PIECE_TOKENS", 12)
+    monkeypatch.setattr(cutting, "PIECE_TOKENS", 12)
     for one, other in zip(score(model, requests(), 4, CPU), whole, strict=True):
         assert one.logprob == pytest.approx(other.logprob, rel=1e-4)
         assert one.greedy == other.greedy
