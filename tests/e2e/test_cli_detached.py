@@ -24,6 +24,14 @@ def folder(tmp_path: Path) -> Iterator[Folder]:
     made.call("down")
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """A suite in the background of a shell hands on that SIGINT is ignored; what is started from a terminal can be interrupted."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def line_with(stream: Any, words: str) -> str:
     """Read a stream up to the line that holds some words, and return it."""
     read = []
@@ -34,6 +42,7 @@ def line_with(stream: Any, words: str) -> str:
     raise AssertionError(f"{words!r} never came in {read}")
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_runs_outlive_who_follows_them_and_end_when_cancelled(folder: Folder) -> None:
     """Ctrl-c ends the following alone; `cancel` ends the runs, `retry` queues one again, `logs -f` ends with its run."""
     with folder.started("submit", "long.toml", "--executor", "subprocess", "--follow") as following:
