@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 
 from kernels.selective_scan.triton_bwd_memory import (
+    TILE,
     add_sums,
     await_all,
     claim_dynamic,
@@ -21,13 +22,12 @@ from kernels.selective_scan.triton_bwd_memory import (
     get_float,
     put_pair_where,
 )
-from kernels.selective_scan.triton_bwd_rows import over_pieces, spans_between
+from kernels.selective_scan.triton_bwd_rows import STEPS, over_pieces, row_gradients, row_inputs, spans_between
 from kernels.selective_scan.triton_bwd_state import enter_pieces, replay_gradients, replay_states
-from kernels.selective_scan.triton_common import LN2, ex2, sigmoid, softplus
+from kernels.selective_scan.triton_common import ex2
 from kernels.selective_scan.triton_lanes import quad_sums, store_row, store_scratch, sum_pieces, unpack
 from kernels.selective_scan.triton_shared import claim_memory, from_byte, get_pair, get_quad, get_word, put, put_pair
 
-TILE = tl.constexpr(32)
 CLOSED = tl.constexpr(-1e30)
 HALVES = tl.constexpr(2)
 BLOCK_STATES = 8
@@ -82,7 +82,6 @@ def scan_backward_copies_kernel(
 ):
     """One program: a chunk of one sequence, SPAN channels of a group, tile by tile from its end. Grid (blocks x chunks x batch)."""
     HAS_Z: tl.constexpr = z_ptr is not None
-    R: tl.constexpr = 8
     CHANNELS: tl.constexpr = 2
     SPAN: tl.constexpr = 16 * WARPS
     BLOCKS: tl.constexpr = D_INNER // SPAN
@@ -111,7 +110,7 @@ def scan_backward_copies_kernel(
     first = block * SPAN
     local = (warp * 8 + (lane >> 4) * 4 + (lane & 3)) * CHANNELS
     d = first + local
-    t_lane = piece * R
+    t_lane = piece * STEPS
     zero = tl.zeros((THREADS,), tl.float32)
     memory = claim_memory(scratch_ptr + pid.to(tl.int64) * _FLOATS, thread, STATIC)
     wide = claim_dynamic(scratch_ptr + pid.to(tl.int64) * _FLOATS + STATIC // 4, thread, seqlen < 0, WARPS * 2048)
@@ -221,30 +220,25 @@ def scan_backward_copies_kernel(
         dus = ()
         dys = ()
         totals = zeros
-        for i in tl.static_range(R):
+        for i in tl.static_range(STEPS):
             xs = unpack(get_word(wide, rows + i * (SPAN * 2)), x_ptr.dtype.element_ty)
             raw = unpack(get_word(wide, rows + i * (SPAN * 2) + PLANE), dt_ptr.dtype.element_ty)
             gs = unpack(get_word(wide, rows + i * (SPAN * 2) + 3 * PLANE), dy_ptr.dtype.element_ty)
             if HAS_Z:
                 zs = unpack(get_word(wide, rows + i * (SPAN * 2) + 2 * PLANE), z_ptr.dtype.element_ty)
-            grown = ()
-            for c in tl.static_range(CHANNELS):
-                step = raw[c] + bias[c]
-                if SOFTPLUS:
-                    step = softplus(step)
-                dts = dts + (step,)
-                dus = dus + (step * xs[c],)
-                if HAS_Z:
-                    dys = dys + (gs[c] * (zs[c] * sigmoid(zs[c])),)
-                else:
-                    dys = dys + (gs[c],)
-                grown = grown + (totals[c] + step,)
-            totals = grown
+            if not HAS_Z:
+                zs = zeros
+            steps, ahead, slopes, totals = row_inputs(
+                xs, raw, gs, zs, bias, totals, zeros, HAS_Z, SOFTPLUS, False, CHANNELS, False
+            )
+            dts = dts + steps
+            dus = dus + ahead
+            dys = dys + slopes
         span_up, span_down = spans_between(totals, CHANNELS)
         ys = ()
         s1 = ()
         s2 = ()
-        for _i in tl.static_range(R * CHANNELS):
+        for _i in tl.static_range(STEPS * CHANNELS):
             ys = ys + (zero,)
             s1 = s1 + (zero,)
             s2 = s2 + (zero,)
@@ -268,7 +262,7 @@ def scan_backward_copies_kernel(
                 a = ()
                 u = ()
                 q = ()
-                for i in tl.static_range(R * CHANNELS):
+                for i in tl.static_range(STEPS * CHANNELS):
                     Bs = Bs + (b_steps[i // CHANNELS],)
                     Cs = Cs + (c_steps[i // CHANNELS],)
                     a = a + (ex2(dts[i] * a_now[i % CHANNELS]),)
@@ -282,9 +276,9 @@ def scan_backward_copies_kernel(
                 put(memory, at_dA, dA_old + sum_pieces(dA_sums, piece, CHANNELS))
                 put_pair_where(memory, AT_G // 4 + n * SPAN + at_pair, g[0], g[1], piece == 0)
                 values = ()
-                for i in tl.static_range(R):
-                    values = values + (dBs[R - 1 - i],)
-                for i in tl.static_range(R):
+                for i in tl.static_range(STEPS):
+                    values = values + (dBs[STEPS - 1 - i],)
+                for i in tl.static_range(STEPS):
                     values = values + (dCs[i],)
                 quad = quad_sums(values, lane, EXACT)
                 store_scratch(wide, half + (n - n_first) * TILE + at_sums, quad, lane >= 0)
@@ -292,33 +286,17 @@ def scan_backward_copies_kernel(
                 tl.debug_barrier()
                 add_sums(from_byte(wide, half * 4), part, thread, n_first, N, BLOCK, WARPS * HALVES, THREADS)
 
-        for i in tl.static_range(R):
+        sums_of_rows = (dts, dys, ys, s1, s2, skip)
+        for i in tl.static_range(STEPS):
             xs = unpack(get_word(wide, rows + i * (SPAN * 2)), x_ptr.dtype.element_ty)
             gs = unpack(get_word(wide, rows + i * (SPAN * 2) + 3 * PLANE), dy_ptr.dtype.element_ty)
             if HAS_Z:
                 zs = unpack(get_word(wide, rows + i * (SPAN * 2) + 2 * PLANE), z_ptr.dtype.element_ty)
-            dxs = ()
-            ddts = ()
-            dzs = ()
-            dD_next = ()
-            dbias_next = ()
-            for c in tl.static_range(CHANNELS):
-                dxs = dxs + (dys[i * CHANNELS + c] * skip[c] + s1[i * CHANNELS + c] * dts[i * CHANNELS + c],)
-                change = s1[i * CHANNELS + c] * xs[c] + s2[i * CHANNELS + c] * LN2
-                if SOFTPLUS:  # the sigmoid of dt before softplus, from what softplus made of it
-                    step = dts[i * CHANNELS + c]
-                    series = 0.16666667 + step * (-0.04166667 + step * 0.00833333)
-                    small = step * (1.0 + step * (-0.5 + step * series))
-                    change = change * tl.where(step < 0.0625, small, 1.0 - ex2(step * (-1.0 / LN2)))
-                ddts = ddts + (change,)
-                if HAS_Z:
-                    gate = sigmoid(zs[c])
-                    pre = ys[i * CHANNELS + c] + skip[c] * xs[c]
-                    dzs = dzs + (gs[c] * pre * gate * (1.0 + zs[c] * (1.0 - gate)),)
-                dD_next = dD_next + (dD[c] + dys[i * CHANNELS + c] * xs[c],)
-                dbias_next = dbias_next + (dbias[c] + change,)
-            dD = dD_next
-            dbias = dbias_next
+            if not HAS_Z:
+                zs = zeros
+            dxs, ddts, dzs, dD, dbias = row_gradients(
+                i, xs, gs, zs, sums_of_rows, dD, dbias, zeros, HAS_Z, SOFTPLUS, CHANNELS, False
+            )
             row = i * (D_INNER // 2)
             store_row(dx_ptr + t0 * D_INNER, at_out + row, dxs, zeros, CHANNELS, True, False)
             store_row(ddt_ptr + t0 * D_INNER, at_out + row, ddts, zeros, CHANNELS, True, False)

@@ -26,6 +26,44 @@ def mask_of(channel_mask, t, seqlen, CHANNELS: tl.constexpr, MASKED: tl.constexp
 
 
 @triton.jit
+def row_inputs(
+    xs,
+    raw,
+    gs,
+    zs,
+    bias,
+    totals,
+    mask,
+    HAS_Z: tl.constexpr,
+    SOFTPLUS: tl.constexpr,
+    DT_CONSTANT: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    MASKED: tl.constexpr,
+):
+    """Return step sizes, these times x, and the gradient of y before its gate, from rows of x, dt, dy and z; totals with the steps."""
+    grown = ()
+    steps = ()
+    ahead = ()
+    slopes = ()
+    for c in tl.static_range(CHANNELS):
+        step = raw[c]
+        if not DT_CONSTANT:
+            step = raw[c] + bias[c]
+            if SOFTPLUS:
+                step = softplus(step)
+        if MASKED:  # a step of zero length leaves the state as it is
+            step = tl.where(mask[c], step, 0.0)
+        steps = steps + (step,)
+        ahead = ahead + (step * xs[c],)
+        if HAS_Z:
+            slopes = slopes + (gs[c] * (zs[c] * sigmoid(zs[c])),)
+        else:
+            slopes = slopes + (gs[c],)
+        grown = grown + (totals[c] + step,)
+    return steps, ahead, slopes, grown
+
+
+@triton.jit
 def load_tile(
     pointers,
     at,
@@ -67,24 +105,16 @@ def load_tile(
             raw = load_row(
                 pointers[1] + t0 * rows[1], at[1] + i * (rows[1] // UNIT), mask, channels[1], CHANNELS, PAIRS, MASKED
             )
-        grown = ()
-        for c in tl.static_range(CHANNELS):
-            if DT_CONSTANT:
-                step = step_constant[c]
-            else:
-                step = raw[c] + bias[c]
-                if SOFTPLUS:
-                    step = softplus(step)
-            if MASKED:  # a step of zero length leaves the state as it is
-                step = tl.where(mask[c], step, 0.0)
-            dts = dts + (step,)
-            dus = dus + (step * xs[c],)
-            if HAS_Z:
-                dys = dys + (gs[c] * (zs[c] * sigmoid(zs[c])),)
-            else:
-                dys = dys + (gs[c],)
-            grown = grown + (totals[c] + step,)
-        totals = grown
+        if DT_CONSTANT:
+            raw = step_constant
+        if not HAS_Z:
+            zs = zeros
+        steps, ahead, slopes, totals = row_inputs(
+            xs, raw, gs, zs, bias, totals, mask, HAS_Z, SOFTPLUS, DT_CONSTANT, CHANNELS, MASKED
+        )
+        dts = dts + steps
+        dus = dus + ahead
+        dys = dys + slopes
     return dts, dus, dys, totals
 
 
@@ -106,6 +136,54 @@ def over_pieces(x):
     """The sum of x over the four pieces."""
     x = x + lane_flip(x, 4)
     return x + lane_flip(x, 8)
+
+
+@triton.jit
+def row_gradients(
+    i,
+    xs,
+    gs,
+    zs,
+    sums,
+    dD,
+    dbias,
+    mask,
+    HAS_Z: tl.constexpr,
+    SOFTPLUS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    MASKED: tl.constexpr,
+):
+    """Return the gradients of x, dt and z at step i of a piece, and dD and dbias with the step's added; `sums` as in `finish_tile`."""
+    dts = sums[0]
+    dys = sums[1]
+    ys = sums[2]
+    s1 = sums[3]
+    s2 = sums[4]
+    skip = sums[5]
+    dxs = ()
+    ddts = ()
+    dzs = ()
+    dD_next = ()
+    dbias_next = ()
+    for c in tl.static_range(CHANNELS):
+        dxs = dxs + (dys[i * CHANNELS + c] * skip[c] + s1[i * CHANNELS + c] * dts[i * CHANNELS + c],)
+        change = s1[i * CHANNELS + c] * xs[c] + s2[i * CHANNELS + c] * LN2
+        if SOFTPLUS:  # the sigmoid of dt before softplus, from what softplus made of it
+            step = dts[i * CHANNELS + c]
+            series = 0.16666667 + step * (-0.04166667 + step * 0.00833333)
+            small = step * (1.0 + step * (-0.5 + step * series))
+            change = change * tl.where(step < 0.0625, small, 1.0 - ex2(step * (-1.0 / LN2)))
+        ddts = ddts + (change,)
+        if HAS_Z:
+            gate = sigmoid(zs[c])
+            pre = ys[i * CHANNELS + c] + skip[c] * xs[c]
+            dzs = dzs + (gs[c] * pre * gate * (1.0 + zs[c] * (1.0 - gate)),)
+        dD_next = dD_next + (dD[c] + dys[i * CHANNELS + c] * xs[c],)
+        if MASKED:
+            dbias_next = dbias_next + (dbias[c] + tl.where(mask[c], change, 0.0),)
+        else:
+            dbias_next = dbias_next + (dbias[c] + change,)
+    return dxs, ddts, dzs, dD_next, dbias_next
 
 
 @triton.jit
@@ -137,11 +215,6 @@ def finish_tile(
     """
     HAS_Z: tl.constexpr = pointers[2] is not None
     UNIT: tl.constexpr = 2 if PAIRS else 1
-    dts = sums[0]
-    dys = sums[1]
-    ys = sums[2]
-    s1 = sums[3]
-    s2 = sums[4]
     skip = sums[5]
     for i in tl.static_range(STEPS):
         mask = mask_of(channel_mask, t0 + t_lane + i, seqlen, CHANNELS, MASKED)
@@ -155,31 +228,11 @@ def finish_tile(
             zs = load_row(
                 pointers[2] + t0 * rows[2], at[2] + i * (rows[2] // UNIT), mask, channels[2], CHANNELS, PAIRS, MASKED
             )
-        dxs = ()
-        ddts = ()
-        dzs = ()
-        dD_next = ()
-        dbias_next = ()
-        for c in tl.static_range(CHANNELS):
-            dxs = dxs + (dys[i * CHANNELS + c] * skip[c] + s1[i * CHANNELS + c] * dts[i * CHANNELS + c],)
-            change = s1[i * CHANNELS + c] * xs[c] + s2[i * CHANNELS + c] * LN2
-            if SOFTPLUS:  # the sigmoid of dt before softplus, from what softplus made of it
-                step = dts[i * CHANNELS + c]
-                series = 0.16666667 + step * (-0.04166667 + step * 0.00833333)
-                small = step * (1.0 + step * (-0.5 + step * series))
-                change = change * tl.where(step < 0.0625, small, 1.0 - ex2(step * (-1.0 / LN2)))
-            ddts = ddts + (change,)
-            if HAS_Z:
-                gate = sigmoid(zs[c])
-                pre = ys[i * CHANNELS + c] + skip[c] * xs[c]
-                dzs = dzs + (gs[c] * pre * gate * (1.0 + zs[c] * (1.0 - gate)),)
-            dD_next = dD_next + (dD[c] + dys[i * CHANNELS + c] * xs[c],)
-            if MASKED:
-                dbias_next = dbias_next + (dbias[c] + tl.where(mask[c], change, 0.0),)
-            else:
-                dbias_next = dbias_next + (dbias[c] + change,)
-        dD = dD_next
-        dbias = dbias_next
+        if not HAS_Z:
+            zs = skip
+        dxs, ddts, dzs, dD, dbias = row_gradients(
+            i, xs, gs, zs, sums, dD, dbias, mask, HAS_Z, SOFTPLUS, CHANNELS, MASKED
+        )
         row = i * (ROW // UNIT)
         store_row(targets[0] + t0 * ROW, at_out + row, dxs, mask, CHANNELS, PAIRS, MASKED)
         if not DT_CONSTANT:
