@@ -19,3 +19,8 @@ def fit(text: str, width: int, align: str = "left") -> str:
     if len(text) > width:
         return text[: max(0, width - 1)] + "…" if width > 0 else ""
     return text.rjust(width) if align == "right" else text.ljust(width)
+
+
+def without_folders(text: str, width: int) -> str:
+    """Return a name such as `paper/table-1` without its folders where the whole of it is wider than `width` cells."""
+    return text if cells(text) <= width else text.rsplit("/", 1)[-1]

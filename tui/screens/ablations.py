@@ -48,7 +48,7 @@ def _age(row: AblationRow, now: float, palette: Palette, _width: int) -> Sequenc
 
 
 COLUMNS: tuple[AblationColumn, ...] = (
-    _plain("name", "ablation", 18, "name"),
+    _plain("name", "ablation", 22, "name"),
     Column("progress", "progress", 10, lambda row: row.progress, _progress, descending=True),
     Column("runs", "runs", 14, lambda row: row.runs_total, _counts, descending=True),
     _plain("metric", "metric", 15, "metric"),

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from storage.rows import RunRow
-from tui.cells import cells, fit
+from tui.cells import cells, fit, without_folders
 from tui.format import bar, count_label, duration, number, plain
 from tui.messages import Snapshot
 from tui.progress import PROBE, deciding_metric, eta_of, is_silent, share_of
@@ -25,13 +25,11 @@ SPARK_WIDTH = 8
 STATUS_ORDER = {"running": 0, "queued": 1, "failed": 2, "cancelled": 3, "completed": 4}
 
 
-def _text(
-    key: str, title: str, width: int, get: Callable[[RunRow], str], *, flexible: bool = False, muted: bool = False
-) -> RunColumn:
-    def paint(run: RunRow, _now: float, palette: Palette, _width: int) -> Sequence[Piece]:
-        return ((get(run), palette.muted if muted else ""),)
+def _text(key: str, title: str, width: int, get: Callable[[RunRow], str]) -> RunColumn:
+    def paint(run: RunRow, _now: float, _palette: Palette, _width: int) -> Sequence[Piece]:
+        return ((get(run), ""),)
 
-    return Column(key, title, width, get, paint, flexible=flexible)
+    return Column(key, title, width, get, paint)
 
 
 def _number(
@@ -91,6 +89,10 @@ def _paint_step(run: RunRow, _now: float, palette: Palette, _width: int) -> Sequ
     return ((count_label(run.step), ""), (total, palette.muted))
 
 
+def _paint_ablation(run: RunRow, _now: float, palette: Palette, width: int) -> Sequence[Piece]:
+    return ((without_folders(run.ablation or "", width), palette.muted),)
+
+
 def _trouble(run: RunRow) -> str:
     return run.error or (run.reason if run.reason and run.status != "completed" else "") or ""
 
@@ -111,7 +113,7 @@ BASE: tuple[RunColumn, ...] = (
     Column("age", "age", 5, lambda run: -run.created_at, _paint_age, align="right"),
     Column("step", "step", 10, lambda run: run.step, _paint_step, align="right", descending=True),
     _number("seed", "seed", 4, lambda run: run.seed, lambda value: plain(int(value or 0))),
-    _text("ablation", "ablation", 12, lambda run: run.ablation or "", muted=True),
+    Column("ablation", "ablation", 12, lambda run: run.ablation or "", _paint_ablation),
     _text("trial", "trial", 22, lambda run: run.trial_label),
     _text("tags", "tags", 12, lambda run: " ".join(run.tags)),
     _number("duration", "took", 6, lambda run: run.duration_s, duration),

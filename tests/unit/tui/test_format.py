@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from tui.cells import fit
+from tui.cells import fit, without_folders
 from tui.format import bar, bytes_size, count_label, duration, number, parse_duration, plain
 from tui.widgets.sparkline import sparkline
 
@@ -68,3 +68,16 @@ def test_a_spark_is_scaled_to_its_own_range_and_leaves_gaps() -> None:
 def test_values_are_written_as_one_types_them() -> None:
     assert [plain(value) for value in (True, None, 1e-3, [1, 2], "s6")] == ["true", "none", "0.001", "1, 2", "s6"]
     assert [bytes_size(value) for value in (None, 512, 2048, 3 * 2**30)] == ["", "512 B", "2.0 KiB", "3.0 GiB"]
+
+
+@pytest.mark.parametrize(
+    ("text", "width", "shown"),
+    [
+        ("paper/table-11.small", 12, "table-11.small"),
+        ("paper/table-1.small", 19, "paper/table-1.small"),
+        ("表/日本語", 6, "日本語"),
+        ("induction-heads", 12, "induction-heads"),
+    ],
+)
+def test_a_name_that_does_not_fit_loses_its_folders_first(text: str, width: int, shown: str) -> None:
+    assert without_folders(text, width) == shown
