@@ -38,9 +38,14 @@ def refusal(x: Tensor, weight: Tensor, residual: Tensor | None, eps: float) -> s
 
 
 def rms_norm_triton(x: Tensor, weight: Tensor, residual: Tensor | None, eps: float) -> tuple[Tensor, Tensor]:
-    """Return (y, residual): the norm of x + residual in x's dtype, and x + residual in fp32."""
-    y, stream, _ = torch.ops.mambalab.rms_norm(x, weight, residual, eps)
-    return y, stream if _writes_stream(x, residual) else x
+    """Return (y, residual): the norm of x + residual in x's dtype, and x + residual in fp32.
+
+    Where gradients are wanted the residual is a tensor of its own even if it equals x, so that what comes back by it is added in
+    the norm's kernel.
+    """
+    keep = torch.is_grad_enabled()
+    y, stream, _ = torch.ops.mambalab.rms_norm(x, weight, residual, eps, keep)
+    return y, stream if _writes_stream(x, residual, keep) else x
 
 
 class Tiling(NamedTuple):
@@ -67,13 +72,15 @@ def _strides(weight: Tensor) -> tuple[int, int]:
     return (weight.stride(0), weight.stride(1)) if weight.dim() > 1 else (0, weight.stride(0))
 
 
-def _writes_stream(x: Tensor, residual: Tensor | None) -> bool:
-    return residual is not None or x.dtype != torch.float32
+def _writes_stream(x: Tensor, residual: Tensor | None, keep: bool) -> bool:
+    return keep or residual is not None or x.dtype != torch.float32
 
 
 @torch.library.custom_op("mambalab::rms_norm", mutates_args=())
-def rms_norm_op(x: Tensor, weight: Tensor, residual: Tensor | None, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-    y, stream, rstd = _outputs(x, weight, residual, eps)
+def rms_norm_op(
+    x: Tensor, weight: Tensor, residual: Tensor | None, eps: float, keep: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
+    y, stream, rstd = _outputs(x, weight, residual, eps, keep)
     d = x.shape[-1]
     flat = x.reshape(-1, d)
     added = flat if residual is None else residual.reshape(-1, d)
@@ -85,15 +92,18 @@ def rms_norm_op(x: Tensor, weight: Tensor, residual: Tensor | None, eps: float) 
     with on_device(x):
         norm_forward[(triton.cdiv(rows, tile.block_rows), members)](
             flat, weight, added, y, stream, rstd, rows, d, eps, *flat.stride(), *_strides(weight), *added.stride(),
-            HAS_RESIDUAL=residual is not None, WRITE_STREAM=_writes_stream(x, residual),
+            HAS_RESIDUAL=residual is not None, WRITE_STREAM=_writes_stream(x, residual, keep),
             BLOCK_R=tile.block_rows, BLOCK_D=tile.block_d, num_warps=tile.warps,
         )  # fmt: skip
     return y, stream, rstd
 
 
-def _outputs(x: Tensor, weight: Tensor, residual: Tensor | None, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+def _outputs(
+    x: Tensor, weight: Tensor, residual: Tensor | None, eps: float, keep: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    stream = torch.empty(x.shape if _writes_stream(x, residual) else (0,), dtype=torch.float32, device=x.device)
+    written = _writes_stream(x, residual, keep)
+    stream = torch.empty(x.shape if written else (0,), dtype=torch.float32, device=x.device)
     return y, stream, torch.empty(x.shape[:-1], dtype=torch.float32, device=x.device)
 
 
@@ -155,11 +165,11 @@ _rms_norm_backward.register_fake(_gradients)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    x, weight, residual, _ = inputs
+    x, weight, residual, _, keep = inputs
     _, stream, rstd = output
     used(weight)
     ctx.set_materialize_grads(False)
-    written = _writes_stream(x, residual)
+    written = _writes_stream(x, residual, keep)
     ctx.mark_non_differentiable(*((rstd,) if written else (rstd, stream)))
     ctx.save_for_backward(stream if written else x, weight, rstd)
     ctx.x_dtype = x.dtype
@@ -168,15 +178,15 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tenso
 
 def _differentiate(ctx: Any, dy: Tensor | None, dstream: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
     if dy is None and dstream is None:
-        return None, None, None, None
+        return None, None, None, None, None
     stream, weight, rstd = ctx.saved_tensors
     separate = ctx.residual_dtype is not None and ctx.x_dtype != torch.float32
     dx, dresidual, dweight = torch.ops.mambalab.rms_norm_backward(
         dy, dstream, stream, weight, rstd, ctx.x_dtype, separate
     )
     if ctx.residual_dtype is None:
-        return dx, dweight, None, None
-    return dx, dweight, (dresidual if separate else dx).to(ctx.residual_dtype), None
+        return dx, dweight, None, None, None
+    return dx, dweight, (dresidual if separate else dx).to(ctx.residual_dtype), None, None
 
 
 rms_norm_op.register_autograd(_differentiate, setup_context=_save)

@@ -12,8 +12,14 @@ from kernels.common.devices import on_device
 from kernels.common.triton_reduce import sum_partials
 
 ROWS, COLUMNS = 64, 128
-TILE, DEPTH = 64, 64
-"""Of a weight's gradient: outputs and inputs of a program, and rows that it takes at a time."""
+TILE, DEPTH, STAGES = 64, 128, 2
+"""Of a weight's gradient: outputs and inputs of a program, rows that it takes at a time, and how many times ahead it loads."""
+
+PROGRAMS, MAX_SHARES = 256, 16
+"""Of a weight's gradient: the rows are cut among so many programs at most, and into so many shares."""
+
+SUMMED = 512
+"""Numbers of a weight's gradient that one program sums over the shares."""
 
 TOKENS_AT_ONCE = 128
 """Rows of one program of an embedding's gradient."""
@@ -129,22 +135,41 @@ def weight_gradient(lefts: Sequence[Tensor], rows: Tensor, out: Tensor) -> None:
         blocks += triton.cdiv(lefts[index].shape[2], tile) if index < len(lefts) else 0
         ends[index] = blocks
     firsts = [sum(one.shape[2] for one in lefts[:index]) for index in range(3)]
+    across = triton.cdiv(columns, width)
+    share = rows_of_a_share(count, blocks * across * members)
+    shares = max(1, triton.cdiv(count, share))
+    whole = shares == 1
+    target = out if whole else out.new_empty(shares, *out.shape)
     with on_device(rows):
-        weight_kernel[(blocks, triton.cdiv(columns, width), members)](
-            *left, rows, out, count, columns, *(one.shape[2] for one in left), *ends[:2], *firsts[1:],
-            *(stride for one in left for stride in one.stride()[:2]), *rows.stride()[:2], *out.stride()[:2],
-            BLOCK_N=tile, BLOCK_K=width, BLOCK_R=DEPTH, num_warps=4, num_stages=4,
+        weight_kernel[(blocks, across * shares, members)](
+            *left, rows, target, count, columns, share, across, *(one.shape[2] for one in left), *ends[:2], *firsts[1:],
+            *(stride for one in left for stride in one.stride()[:2]), *rows.stride()[:2],
+            0 if whole else target.stride(0), *target.stride()[-3:-1],
+            BLOCK_N=tile, BLOCK_K=width, BLOCK_R=DEPTH, num_warps=4, num_stages=STAGES,
         )  # fmt: skip
+        if not whole:
+            size = out.shape[1] * columns
+            sum_shares_kernel[(triton.cdiv(size, SUMMED), members)](
+                target, out, size, columns, *out.stride()[:2], SHARES=shares, BLOCK=SUMMED, num_warps=4
+            )
 
 
-# Program (block of outputs of some part, block of inputs, member).
+def rows_of_a_share(count: int, programs: int) -> int:
+    """Return the rows that one of so many programs, times the shares, adds up: whole tiles, by shapes alone."""
+    shares = min(max(1, PROGRAMS // programs), MAX_SHARES)
+    tiles: int = triton.cdiv(triton.cdiv(count, shares), DEPTH)
+    return max(1, tiles) * DEPTH
+
+
+# Program (block of outputs of some part, share of the rows and block of inputs, member): a share's sum, in fp32.
 @triton.jit  # type: ignore[untyped-decorator]
 def weight_kernel(  # type: ignore[no-untyped-def]
-    left0, left1, left2, rows_ptr, out_ptr, count, columns, size0, size1, size2, end0, end1, first1, first2,
-    l0m, l0r, l1m, l1r, l2m, l2r, rm, rr, om, orow,
+    left0, left1, left2, rows_ptr, out_ptr, count, columns, share, across, size0, size1, size2, end0, end1, first1, first2,
+    l0m, l0r, l1m, l1r, l2m, l2r, rm, rr, oshare, om, orow,
     BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_R: tl.constexpr,
 ):  # fmt: skip
     block = tl.program_id(0)
+    own = tl.program_id(1) // across
     member = tl.program_id(2).to(tl.int64)
     left, stride, size, first, local = left0 + member * l0m, l0r, size0, 0, block
     if block >= end1:
@@ -152,9 +177,9 @@ def weight_kernel(  # type: ignore[no-untyped-def]
     elif block >= end0:
         left, stride, size, first, local = left1 + member * l1m, l1r, size1, first1, block - end0
     n = local * BLOCK_N + tl.arange(0, BLOCK_N)
-    k = tl.program_id(1) * BLOCK_K + tl.arange(0, BLOCK_K)
+    k = (tl.program_id(1) % across) * BLOCK_K + tl.arange(0, BLOCK_K)
     total = tl.zeros((BLOCK_N, BLOCK_K), tl.float32)
-    for start in range(0, count, BLOCK_R):
+    for start in range(own * share, tl.minimum((own + 1) * share, count), BLOCK_R):
         row = (start + tl.arange(0, BLOCK_R)).to(tl.int64)
         dy = tl.load(
             left + row[:, None] * stride + n[None, :], mask=(row[:, None] < count) & (n[None, :] < size), other=0.0
@@ -165,8 +190,24 @@ def weight_kernel(  # type: ignore[no-untyped-def]
             other=0.0,
         )
         total = tl.dot(tl.trans(dy.to(x.dtype)), x, total)
-    place = out_ptr + member * om + (first + n[:, None]) * orow + k[None, :]
+    place = out_ptr + own.to(tl.int64) * oshare + member * om + (first + n[:, None]) * orow + k[None, :]
     tl.store(place, total, mask=(n[:, None] < size) & (k[None, :] < columns))
+
+
+# Program (block of numbers, member): the shares' sums, one after another.
+@triton.jit  # type: ignore[untyped-decorator]
+def sum_shares_kernel(  # type: ignore[no-untyped-def]
+    partial_ptr, out_ptr, size, columns, om, orow, SHARES: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    member = tl.program_id(1).to(tl.int64)
+    column = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = column < size
+    step = tl.num_programs(1).to(tl.int64) * size
+    own = partial_ptr + member * size + column
+    total = tl.load(own, mask=inside, other=0.0)
+    for share in tl.static_range(1, SHARES):
+        total += tl.load(own + share * step, mask=inside, other=0.0)
+    tl.store(out_ptr + member * om + (column // columns) * orow + column % columns, total, mask=inside)
 
 
 def embed(tokens: Tensor, weight: Tensor) -> Tensor:

@@ -68,6 +68,18 @@ def test_gradient_through_one_output_alone(residual: bool, output: str) -> None:
     torch.testing.assert_close(*gradients)
 
 
+def test_the_stream_is_the_norm_s_own_where_gradients_are_wanted() -> None:
+    """So the gradient that comes back by it is added in the norm's kernel, not by autograd."""
+    tensors = problem(12, residual=False).tensors
+    x, weight = tensors["x"].requires_grad_(), tensors["weight"]
+    out = rms_norm(x, weight, implementation="triton")
+    assert out.residual.data_ptr() != x.data_ptr()
+    assert out.residual.grad_fn is out.y.grad_fn
+    assert torch.equal(out.residual, x)
+    with torch.no_grad():
+        assert rms_norm(x, weight, implementation="triton").residual.data_ptr() == x.data_ptr()
+
+
 def test_half_precision_residual_gets_its_own_dtype_back() -> None:
     x, weight = torch.randn(3, 8, requires_grad=True), torch.randn(8, requires_grad=True)
     residual = torch.randn(3, 8, dtype=torch.float16, requires_grad=True)

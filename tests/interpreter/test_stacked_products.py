@@ -15,6 +15,7 @@ from kernels.stacked_products import (
     through_gradient,
     weight_gradient,
 )
+from kernels.stacked_products.triton_op import DEPTH, rows_of_a_share
 
 pytestmark = pytest.mark.interpreter
 
@@ -58,6 +59,37 @@ def test_a_weight_s_gradient(sizes: tuple[int, ...], columns: int) -> None:
     out = torch.full((MEMBERS, sum(sizes), columns), torch.nan)
     weight_gradient(lefts, rows, out)
     assert torch.equal(out, torch.cat(lefts, 2).float().transpose(1, 2) @ rows.float())
+
+
+@pytest.mark.parametrize("side_by_side", [False, True])
+@pytest.mark.parametrize("count", [1, 5, 128, 129, 700])
+def test_a_weight_s_gradient_is_cut_along_its_rows(count: int, side_by_side: bool) -> None:
+    lefts = [laid(MEMBERS, count, size, side_by_side=side_by_side) for size in (4, 16, 16)]
+    rows = laid(MEMBERS, count, 20, side_by_side=not side_by_side)
+    storage = torch.full((MEMBERS, 36, 24), torch.nan)
+    out = storage[:, :, :20]
+    weight_gradient(lefts, rows, out)
+    assert torch.equal(out, torch.cat(lefts, 2).float().transpose(1, 2) @ rows.float())
+    assert storage[:, :, 20:].isnan().all()
+
+
+def test_a_weight_s_gradient_has_the_same_bits_each_time() -> None:
+    left, rows = torch.randn(MEMBERS, 700, 40).half(), torch.randn(MEMBERS, 700, 70).half()
+    first, second = torch.empty(MEMBERS, 40, 70), torch.empty(MEMBERS, 40, 70)
+    weight_gradient([left], rows, first)
+    weight_gradient([left], rows, second)
+    assert torch.equal(first, second)
+    expected = left.double().transpose(1, 2) @ rows.double()
+    assert (first - expected).abs().max() < 1e-6 * (left.double().abs().transpose(1, 2) @ rows.double().abs()).max()
+
+
+@pytest.mark.parametrize(
+    ("count", "programs", "shares"), [(2048, 16, 16), (2048, 32, 8), (2048, 256, 1), (100, 1, 1), (129, 16, 2)]
+)
+def test_shares_of_rows_fill_the_device_and_no_more(count: int, programs: int, shares: int) -> None:
+    share = rows_of_a_share(count, programs)
+    assert -(-count // share) == shares
+    assert share % DEPTH == 0
 
 
 @pytest.mark.parametrize(("vocab", "width"), [(16, 64), (5, 20)])
