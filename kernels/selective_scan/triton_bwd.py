@@ -87,6 +87,7 @@ def scan_backward_kernel(
     dbias_ptr,
     part_ptr,
     scratch_ptr,
+    part_width,
     seqlen,
     tiles,
     chunks,
@@ -128,7 +129,6 @@ def scan_backward_kernel(
     B_CONSTANT: tl.constexpr = B_ptr is not None
     C_CONSTANT: tl.constexpr = C_ptr is not None
     UNIT: tl.constexpr = 2 if PAIRS else 1
-    R: tl.constexpr = STEPS
     SPAN: tl.constexpr = 8 * WARPS * CHANNELS
     GROUP_SIZE: tl.constexpr = D_INNER // GROUPS
     BLOCKS: tl.constexpr = GROUPS * ((GROUP_SIZE + SPAN - 1) // SPAN)
@@ -144,7 +144,7 @@ def scan_backward_kernel(
     piece = (lane >> 2) & 3
     local = (block % (BLOCKS // GROUPS)) * SPAN + ((thread >> 5) * 8 + (lane >> 4) * 4 + (lane & 3)) * CHANNELS
     d = group * GROUP_SIZE + local
-    t_lane = piece * R
+    t_lane = piece * STEPS
     zero = tl.zeros((THREADS,), tl.float32)
     channel_mask = ()
     for c in tl.static_range(CHANNELS):
@@ -190,7 +190,8 @@ def scan_backward_kernel(
     mine = piece & (CHANNELS - 1)  # the channel whose sums over the pieces this lane keeps
     own = local + mine < GROUP_SIZE
     dA_ptr += sums + d + mine
-    part_ptr += (b * BLOCKS + block) * tiles * (2 * D_STATE * TILE)
+    part_row = BLOCKS * part_width
+    part_ptr += b * tiles * (D_STATE * part_row) + block * part_width
     scratch = claim_scratch(scratch_ptr + pid.to(tl.int64) * (WARPS * 2 * BLOCK * TILE), thread)
     kind = (lane >> 1) & 1
     at_scratch = ((thread >> 5) * 2 + kind) * (BLOCK * TILE) + t_lane + (lane & 1) * 4
@@ -241,7 +242,7 @@ def scan_backward_kernel(
         cut = ()
         if HAS_RESET:
             closed = zero
-            for i in tl.static_range(R):
+            for i in tl.static_range(STEPS):
                 moment = t0 + t_lane + i
                 flag = tl.load(reset_ptr + moment * reset_time, mask=moment < seqlen, other=0)
                 cut = cut + (tl.where(flag != 0, CLOSED, 0.0),)
@@ -290,12 +291,10 @@ def scan_backward_kernel(
                 fetch(dt_ptr + earlier * (TILE * ROW_DT) + first, ROW_DT, thread, TILE, SPAN, THREADS)
 
         ys = ()
-        s1 = ()
-        s2 = ()
-        for _i in tl.static_range(R * CHANNELS):
+        for _i in tl.static_range(STEPS * CHANNELS):
             ys = ys + (zero,)
-            s1 = s1 + (zero,)
-            s2 = s2 + (zero,)
+        s1 = ys
+        s2 = ys
         entering = checkpoint_ptr + tile * (D_STATE * D_INNER)
         BC_tile = BC_ptr + tile * (2 * D_STATE * TILE) + t_lane
         for n_first in range(0, D_STATE, BLOCK):
@@ -330,7 +329,7 @@ def scan_backward_kernel(
                 a = ()
                 u = ()
                 q = ()
-                for i in tl.static_range(R * CHANNELS):
+                for i in tl.static_range(STEPS * CHANNELS):
                     if HAS_RESET:
                         a = a + (ex2(dts[i] * a_now[i % CHANNELS] + cut[i // CHANNELS]),)
                     else:
@@ -357,9 +356,9 @@ def scan_backward_kernel(
                 a_now = a_next
                 if not (B_CONSTANT and C_CONSTANT):
                     values = ()
-                    for i in tl.static_range(R):
-                        values = values + (dBs[R - 1 - i],)
-                    for i in tl.static_range(R):
+                    for i in tl.static_range(STEPS):
+                        values = values + (dBs[STEPS - 1 - i],)
+                    for i in tl.static_range(STEPS):
                         values = values + (dCs[i],)
                     quad = quad_sums(values, lane, EXACT)
                     both = ()
@@ -368,7 +367,8 @@ def scan_backward_kernel(
                     store_scratch(scratch, (n - n_first) * TILE + at_scratch, both, lane < 16)
             if not (B_CONSTANT and C_CONSTANT):
                 tl.debug_barrier()
-                add_partials(scratch, part_ptr + tile * (2 * D_STATE * TILE), thread, n_first, D_STATE, BLOCK, WARPS)
+                part = part_ptr + tile * (D_STATE * part_row)
+                add_partials(scratch, part, part_row, thread, n_first, D_STATE, BLOCK, WARPS)
 
         dD, dbias = finish_tile(
             (x_ptr, dt_ptr, z_ptr, dy_ptr),

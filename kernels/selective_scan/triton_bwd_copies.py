@@ -59,6 +59,7 @@ def scan_backward_copies_kernel(
     dbias_ptr,
     part_ptr,
     scratch_ptr,
+    part_width,
     seqlen,
     tiles,
     chunks,
@@ -79,6 +80,7 @@ def scan_backward_copies_kernel(
     WARPS: tl.constexpr,
     EXACT: tl.constexpr,
     CARRIED: tl.constexpr,
+    INITIAL: tl.constexpr,
 ):
     """One program: a chunk of one sequence, SPAN channels of a group, tile by tile from its end. Grid (blocks x chunks x batch)."""
     HAS_Z: tl.constexpr = z_ptr is not None
@@ -121,7 +123,8 @@ def scan_backward_copies_kernel(
     mine = piece & 1
     dA_ptr += sums + d + mine
     carry_ptr += sums
-    part_ptr += (b * BLOCKS + block) * tiles * (2 * D_STATE * TILE)
+    part_row = BLOCKS * part_width
+    part_ptr += b * tiles * (N * part_row) + block * part_width
     z_source = x_ptr
     if HAS_Z:
         dz_ptr += b * seqlen * D_INNER
@@ -244,7 +247,7 @@ def scan_backward_copies_kernel(
             s2 = s2 + (zero,)
         at_BC = AT_BC // 4 + slot * (N * 2 * TILE) + t_lane
         at_h = AT_H // 4 + slot * (N * SPAN) + at_pair
-        part = part_ptr + tile * (2 * D_STATE * TILE)
+        part = part_ptr + tile * (N * part_row)
         for n_first in range(0, N, BLOCK):
             half = ((k * (N // BLOCK) + n_first // BLOCK) & 1) * SUMS
             for n in range(n_first, n_first + BLOCK):
@@ -284,7 +287,7 @@ def scan_backward_copies_kernel(
                 store_scratch(wide, half + (n - n_first) * TILE + at_sums, quad, lane >= 0)
             if n_first < N - BLOCK:
                 tl.debug_barrier()
-                add_sums(from_byte(wide, half * 4), part, thread, n_first, N, BLOCK, WARPS * HALVES, THREADS)
+                add_sums(from_byte(wide, half * 4), part, part_row, thread, n_first, BLOCK, WARPS * HALVES, THREADS)
 
         sums_of_rows = (dts, dys, ys, s1, s2, skip)
         for i in tl.static_range(STEPS):
@@ -305,13 +308,14 @@ def scan_backward_copies_kernel(
         await_all(thread)
         tl.debug_barrier()
         half = ((k * (N // BLOCK) + N // BLOCK - 1) & 1) * SUMS
-        add_sums(from_byte(wide, half * 4), part, thread, N - BLOCK, N, BLOCK, WARPS * HALVES, THREADS)
+        add_sums(from_byte(wide, half * 4), part, part_row, thread, N - BLOCK, BLOCK, WARPS * HALVES, THREADS)
 
     for n in range(N):
         tl.store(dA_ptr + n * D_INNER, get_float(memory, AT_DA // 4 + n * SPAN + local + mine))
-        pair = get_pair(memory, AT_G // 4 + n * SPAN + at_pair)
-        tl.store(carry_ptr + n * D_INNER + d, pair[0], mask=piece == 0)
-        tl.store(carry_ptr + n * D_INNER + d + 1, pair[1], mask=piece == 0)
+        if INITIAL:
+            pair = get_pair(memory, AT_G // 4 + n * SPAN + at_pair)
+            tl.store(carry_ptr + n * D_INNER + d, pair[0], mask=piece == 0)
+            tl.store(carry_ptr + n * D_INNER + d + 1, pair[1], mask=piece == 0)
     for c in tl.static_range(CHANNELS):
         skip_sum = over_pieces(dD[c])
         bias_sum = over_pieces(dbias[c])

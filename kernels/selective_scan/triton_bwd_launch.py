@@ -58,6 +58,7 @@ def scan_backward(
     reset: Tensor | None,
     checkpoints: Tensor,
     plan: Plan | None = None,
+    spend: bool = False,
 ) -> Gradients:
     """Compute every gradient of the selective scan from the states that the forward kept.
 
@@ -66,6 +67,7 @@ def scan_backward(
         checkpoints: fp32 (batch, ceil(seqlen / 32), d_state, d_inner), contiguous: the state entering position 32 k, before that
             position's reset.
         plan: how to divide the work; by default as `plan_backward` says.
+        spend: whether partial sums may be written over `checkpoints`, which then serve no second backward.
 
     The others are the forward's arguments. Gradients have their inputs' dtypes and are contiguous. The result is the same bit
     for bit from run to run: partial sums are added in a fixed order, and nothing is chosen by timing.
@@ -86,6 +88,8 @@ def scan_backward(
         checkpoints=checkpoints,
         softplus=dt_softplus,
         ngroups=ngroups,
+        initial=initial_state is not None,
+        spend=spend,
     )
     batch, seqlen, d_inner = x.shape
     plan = plan or plan_backward(batch, seqlen, d_inner, A.shape[1], ngroups)
@@ -255,6 +259,7 @@ def _finish(problem: Problem, plan: Plan, originals: _Originals, partial: Partia
         dbias,
         ddt if problem.dt_constant else None,
         dinitial,
+        partial.BC_width,
         batch,
         seqlen,
         tiles,
@@ -265,7 +270,7 @@ def _finish(problem: Problem, plan: Plan, originals: _Originals, partial: Partia
         D_INNER=d_inner,
         D_STATE=state,
         GROUPS=ngroups,
-        PARTS=partial.BC.shape[1] // ngroups if selective else 1,
+        PARTS=partial.blocks // ngroups,
         STATES=triton.next_power_of_2(state),
         BLOCK_D=block,
         ROWS=32,

@@ -24,6 +24,8 @@ STATES_OF_COPIES = (8, 16)
 """More states and what waits in shared memory does not fit."""
 FEWEST_WARPS = 4
 """With fewer the kernel wants less than 48 KiB of dynamic memory, and Triton then does not let a launch have more than 48 KiB in all."""
+PART = 2 * TILE
+"""Sums of dB and dC for one state, of one program and one tile."""
 COPY_BYTES = 16
 """Bytes of a copy: eight 16-bit numbers."""
 
@@ -38,7 +40,10 @@ class Laid(NamedTuple):
 
 
 class Partial(NamedTuple):
-    """What the main kernel wrote: finished gradients, and partial sums."""
+    """What the main kernel wrote: finished gradients, and partial sums.
+
+    Those of dB and dC: fp32 (batch, tiles, d_state, blocks of channels, BC_width), of which the first 32 are dB, the next 32 dC.
+    """
 
     dx: Tensor
     ddt: Tensor | None
@@ -49,6 +54,8 @@ class Partial(NamedTuple):
     dD: Tensor
     dbias: Tensor
     BC: Tensor
+    BC_width: int
+    blocks: int
 
 
 def run_main(problem: Problem, plan: Plan, laid: Laid, carry: Tensor, carried: bool) -> Partial:
@@ -69,19 +76,25 @@ def run_main(problem: Problem, plan: Plan, laid: Laid, carry: Tensor, carried: b
     adjacent = [row is None or row.stride(2) == 1 for row in problem.rows()]
     selective = not (problem.B_constant and problem.C_constant)
     masked = seqlen % TILE != 0 or group_size % span != 0
+    in_place = problem.spend and selective and span >= PART and group_size % span == 0
+    copies = serves_copies(problem, plan, masked=masked or not pairs)
     sums = (places, state, d_inner)
     partial = Partial(
         dx=torch.empty_like(x, memory_format=torch.contiguous_format),
         ddt=None if problem.dt_constant else torch.empty_like(problem.dt, memory_format=torch.contiguous_format),
         dz=None if problem.z is None else torch.empty_like(problem.z, memory_format=torch.contiguous_format),
-        dA=x.new_empty(sums, dtype=torch.float32),
+        dA=carry if copies and not problem.initial else x.new_empty(sums, dtype=torch.float32),
         dB=x.new_empty(sums, dtype=torch.float32) if problem.B_constant else None,
         dC=x.new_empty(sums, dtype=torch.float32) if problem.C_constant else None,
         dD=x.new_empty((places, d_inner), dtype=torch.float32),
         dbias=x.new_empty((places, d_inner), dtype=torch.float32),
-        BC=x.new_empty((batch, blocks, tiles, 2, state, TILE) if selective else (1,), dtype=torch.float32),
+        BC=problem.checkpoints
+        if in_place
+        else x.new_empty((batch, tiles, state, blocks, PART) if selective else (1,), dtype=torch.float32),
+        BC_width=span if in_place else PART,
+        blocks=blocks,
     )
-    if serves_copies(problem, plan, masked=masked or not pairs):
+    if copies:
         _run_with_copies(problem, plan, laid, carry, carried, partial, programs)
         return partial
     scratch = None  # only the interpreter has no shared memory to claim
@@ -115,6 +128,7 @@ def run_main(problem: Problem, plan: Plan, laid: Laid, carry: Tensor, carried: b
         partial.dbias,
         partial.BC,
         x if scratch is None else scratch,
+        partial.BC_width,
         seqlen,
         tiles,
         plan.chunks,
@@ -190,6 +204,7 @@ def _run_with_copies(
         partial.dbias,
         partial.BC,
         scratch,
+        partial.BC_width,
         x.shape[1],
         problem.tiles,
         plan.chunks,
@@ -204,5 +219,6 @@ def _run_with_copies(
         WARPS=plan.warps,
         EXACT=any(values.dtype != torch.bfloat16 for values in (problem.B, problem.C)),
         CARRIED=carried,
+        INITIAL=problem.initial,
         num_warps=plan.warps,
     )

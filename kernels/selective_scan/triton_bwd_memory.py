@@ -166,14 +166,14 @@ def copy_tile(
 def add_sums(
     scratch,
     part,
+    row,
     thread,
     first_state,
-    D_STATE: tl.constexpr,
     BLOCK: tl.constexpr,
     COPIES: tl.constexpr,
     THREADS: tl.constexpr,
 ):
-    """Add what COPIES half warps left of dB and dC for BLOCK states, in their order, and store it."""
+    """Add what COPIES half warps left of dB and dC for BLOCK states, in their order, and store it, a state `row` fp32 after the other."""
     QUADS: tl.constexpr = 2 * BLOCK * TILE // 4
     for i in tl.static_range((QUADS + THREADS - 1) // THREADS):
         quad = thread + i * THREADS
@@ -184,4 +184,4 @@ def add_sums(
             total = (total[0] + more[0], total[1] + more[1], total[2] + more[2], total[3] + more[3])
         kind = source // (BLOCK * (TILE // 4))
         state = first_state + source // (TILE // 4) % BLOCK
-        store_quad(part + (kind * D_STATE + state) * TILE + source % (TILE // 4) * 4, total, quad < QUADS)
+        store_quad(part + state * row + kind * TILE + source % (TILE // 4) * 4, total, quad < QUADS)

@@ -63,6 +63,10 @@ class Problem:
     checkpoints: Tensor
     softplus: bool
     ngroups: int
+    initial: bool
+    """Whether the gradient of an initial state is wanted."""
+    spend: bool
+    """Whether partial sums may take the place of `checkpoints`."""
 
     @property
     def B_constant(self) -> bool:

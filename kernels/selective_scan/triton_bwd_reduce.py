@@ -314,6 +314,7 @@ def finish_kernel(
     dbias_ptr,
     ddt_ptr,
     dinitial_ptr,
+    part_width,
     batch,
     seqlen,
     tiles,
@@ -337,20 +338,21 @@ def finish_kernel(
     if pid < time_programs:
         tile = pid % tiles
         place = (pid // tiles).to(tl.int64)
-        at = n[:, None] * TILE + step[None, :]
+        row = GROUPS * PARTS * part_width
+        at = n[:, None] * row + step[None, :]
         here = (n < D_STATE)[:, None] & (step >= 0)[None, :]
-        start = part_ptr + (place * PARTS * tiles + tile) * (2 * D_STATE * TILE)
+        start = part_ptr + (place // GROUPS * tiles + tile) * (D_STATE * row) + place % GROUPS * PARTS * part_width
         dB = tl.zeros((STATES, TILE), tl.float32)
         dC = tl.zeros((STATES, TILE), tl.float32)
         for i in range(PARTS):
-            part = start + i * tiles.to(tl.int64) * (2 * D_STATE * TILE)
+            part = start + i * part_width
             if dB_parts is None:
                 dB += tl.load(part + at, mask=here, other=0.0)
             if dC_parts is None:
-                dC += tl.load(part + D_STATE * TILE + at, mask=here, other=0.0)
+                dC += tl.load(part + TILE + at, mask=here, other=0.0)
         t = tile.to(tl.int64) * TILE + step
-        row = (place // GROUPS * seqlen + t) * GROUPS + place % GROUPS
-        target = row[None, :] * D_STATE + n[:, None]
+        line = (place // GROUPS * seqlen + t) * GROUPS + place % GROUPS
+        target = line[None, :] * D_STATE + n[:, None]
         mask = (n < D_STATE)[:, None] & (t < seqlen)[None, :]
         if dB_parts is None:
             tl.store(dB_ptr + target, dB.to(dB_ptr.dtype.element_ty), mask=mask)

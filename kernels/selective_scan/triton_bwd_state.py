@@ -167,8 +167,13 @@ def back_in_rows(values, CHANNELS: tl.constexpr):
 
 
 @triton.jit
-def add_partials(scratch, part, thread, first_state, D_STATE: tl.constexpr, BLOCK: tl.constexpr, WARPS: tl.constexpr):
-    """Sum what the warps of this program left in `scratch`, (WARPS, 2, BLOCK, TILE), in the order of the warps, into `part`."""
+def add_partials(
+    scratch, part, row, thread, first_state, D_STATE: tl.constexpr, BLOCK: tl.constexpr, WARPS: tl.constexpr
+):
+    """Sum what the warps of this program left in `scratch`, (WARPS, 2, BLOCK, TILE), in the order of the warps, into `part`.
+
+    A state's 32 sums of dB and then of dC begin `row` fp32 after those of the state before.
+    """
     QUADS: tl.constexpr = 2 * BLOCK * TILE // 4
     for i in tl.static_range((QUADS + 32 * WARPS - 1) // (32 * WARPS)):
         quad = thread + i * (32 * WARPS)
@@ -180,5 +185,5 @@ def add_partials(scratch, part, thread, first_state, D_STATE: tl.constexpr, BLOC
             total = (total[0] + more[0], total[1] + more[1], total[2] + more[2], total[3] + more[3])
         kind = source // (BLOCK * (TILE // 4))
         state = first_state + source // (TILE // 4) % BLOCK
-        target = part + (kind * D_STATE + state) * TILE + source % (TILE // 4) * 4
+        target = part + state * row + kind * TILE + source % (TILE // 4) * 4
         store_quad(target, total, inside & (state < D_STATE))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from kernels.selective_scan.saved import used_once
 from kernels.selective_scan.triton_complex_launch import complex_forward, padded_states
 from kernels.selective_scan.triton_launch import CHECKPOINT_STEPS, Arguments, scan_forward
 
@@ -170,6 +171,36 @@ def selective_scan_backward(
     checkpoints: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return the gradients of the nine floating arguments, shaped and typed as they are; empty for an absent one."""
+    given = (x, dt, A, B, C, D, z, dt_bias, dt_softplus, initial_state, reset)
+    return _all_gradients(dy, dfinal_state, given, checkpoints, spend=False)
+
+
+@torch.library.custom_op("mambalab::selective_scan_backward_spending", mutates_args=("checkpoints",))
+def selective_scan_backward_spending(
+    dy: Tensor,
+    dfinal_state: Tensor | None,
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    dt_bias: Tensor | None,
+    dt_softplus: bool,
+    initial_state: Tensor | None,
+    reset: Tensor | None,
+    checkpoints: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """As `selective_scan_backward`, bit for bit, with less memory: the checkpoints serve no second backward."""
+    given = (x, dt, A, B, C, D, z, dt_bias, dt_softplus, initial_state, reset)
+    return _all_gradients(dy, dfinal_state, given, checkpoints, spend=True)
+
+
+def _all_gradients(
+    dy: Tensor, dfinal_state: Tensor | None, given: tuple[Any, ...], checkpoints: Tensor, *, spend: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    x, dt, A, B, C, D, z, dt_bias, dt_softplus, initial_state, reset = given
     arguments = Arguments(
         x=_unit_stride(x),
         dt=_unit_stride(dt),
@@ -183,13 +214,15 @@ def selective_scan_backward(
         initial_state=initial_state,
         reset=None if reset is None else reset.contiguous(),
     )
-    gradients = _gradients(arguments, _unit_stride(dy), dfinal_state, checkpoints)
+    gradients = _gradients(arguments, _unit_stride(dy), dfinal_state, checkpoints, spend=spend)
     inputs = (x, dt, A, B, C, D, z, dt_bias, initial_state)
     first, *rest = (_finished(gradient, values, x) for gradient, values in zip(gradients, inputs, strict=True))
     return first, rest[0], rest[1], rest[2], rest[3], rest[4], rest[5], rest[6], rest[7]
 
 
-def _gradients(given: Arguments, dy: Tensor, dfinal_state: Tensor | None, checkpoints: Tensor) -> "Gradients":
+def _gradients(
+    given: Arguments, dy: Tensor, dfinal_state: Tensor | None, checkpoints: Tensor, *, spend: bool
+) -> "Gradients":
     if given.A.is_complex():
         from kernels.selective_scan.triton_complex_bwd_launch import complex_backward
 
@@ -197,7 +230,7 @@ def _gradients(given: Arguments, dy: Tensor, dfinal_state: Tensor | None, checkp
     from kernels.selective_scan.triton_bwd_launch import scan_backward
 
     named = {field.name: getattr(given, field.name) for field in fields(given)}
-    return scan_backward(dy, dfinal_state, **named, checkpoints=checkpoints)
+    return scan_backward(dy, dfinal_state, **named, checkpoints=checkpoints, spend=spend)
 
 
 def _finished(gradient: Tensor | None, values: Tensor | None, x: Tensor) -> Tensor:
@@ -209,6 +242,7 @@ def _finished(gradient: Tensor | None, values: Tensor | None, x: Tensor) -> Tens
 
 
 @selective_scan_backward.register_fake
+@selective_scan_backward_spending.register_fake
 def _(
     dy: Tensor,
     dfinal_state: Tensor | None,
@@ -245,7 +279,9 @@ def _backward(ctx: Any, dy: Tensor | None, dfinal_state: Tensor | None, _: Tenso
     if not ctx.saved:
         raise RuntimeError("selective_scan: the forward kept no checkpoints, so there is nothing to go back from")
     dy = torch.zeros_like(x) if dy is None else dy
-    gradients = selective_scan_backward(
+    spend = used_once(checkpoints) and not A.is_complex()
+    backward = selective_scan_backward_spending if spend else selective_scan_backward
+    gradients = backward(
         dy, dfinal_state, x, dt, A, B, C, D, z, dt_bias, ctx.dt_softplus, initial_state, reset, checkpoints
     )
     inputs = (x, dt, A, B, C, D, z, dt_bias, initial_state)

@@ -58,7 +58,9 @@ class Problem:
 
     def gradients(self, plan: Plan | None = None) -> Gradients:
         """What the Triton kernels compute."""
-        named = {name: value for name, value in self.inputs.items() if name in ("D", "z", "dt_bias", "initial_state")}
+        named: dict[str, Any] = {
+            name: value for name, value in self.inputs.items() if name in ("D", "z", "dt_bias", "initial_state")
+        }
         x, dt, A, B, C = (self.inputs[name] for name in ("x", "dt", "A", "B", "C"))
         return scan_backward(
             self.dy,

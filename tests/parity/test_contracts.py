@@ -52,8 +52,8 @@ PROBLEMS: dict[str, Make] = {
     "conv-update": lambda dtype: causal_conv1d_update_problem({"batch": 3, "d": 515, "width": 4}, dtype, "cuda"),
 }
 OPS = {
-    "selective_scan_forward", "selective_scan_backward", "causal_conv1d", "causal_conv1d_backward", "rms_norm",
-    "rms_norm_backward", "selective_state_update", "causal_conv1d_update", "token_loss",
+    "selective_scan_forward", "selective_scan_backward", "selective_scan_backward_spending", "causal_conv1d",
+    "causal_conv1d_backward", "rms_norm", "rms_norm_backward", "selective_state_update", "causal_conv1d_update", "token_loss",
 }  # fmt: skip
 """Every op that the problems use, so that one that is added must be checked too."""
 
@@ -145,6 +145,9 @@ def test_opcheck(make: Make) -> None:
         assert name in OPS
         differentiated = bool(problem.differentiable) and not name.endswith("backward")
         torch.library.opcheck(op, tuple(_own(value, differentiated) for value in arguments))
+        if name == "selective_scan_backward":  # under a mode, such as the recorder, this one runs
+            spending = torch.ops.mambalab.selective_scan_backward_spending.default
+            torch.library.opcheck(spending, tuple(_own(value, False) for value in arguments))
 
 
 def test_no_op_is_left_out() -> None:

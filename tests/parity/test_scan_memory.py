@@ -1,0 +1,93 @@
+"""What a forward and a backward of the scan hold on a GPU at most, and that checkpoints outlive what may need them again."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from kernels.bench.problems import Problem, selective_scan_problem
+from kernels.bench.timing import peak_bytes
+from kernels.selective_scan import selective_scan
+from kernels.selective_scan.triton_bwd_plan import plan_backward
+from kernels.selective_scan.triton_op import (
+    selective_scan_backward,
+    selective_scan_backward_spending,
+    selective_scan_forward,
+)
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+
+
+def problem(batch: int, d_inner: int, seqlen: int, d_state: int = 16) -> tuple[Problem, list[Tensor]]:
+    """The inputs in bf16 as Mamba draws them, and the leaves."""
+    sizes = {"batch": batch, "d_inner": d_inner, "seqlen": seqlen, "d_state": d_state}
+    given = selective_scan_problem(sizes, torch.bfloat16, "cuda")
+    leaves = [tensor.detach().requires_grad_() for tensor in given.tensors.values()]
+    return given, leaves
+
+
+def output(given: Problem, leaves: list[Tensor]) -> Tensor:
+    named = dict(zip(given.tensors, leaves, strict=True))
+    return selective_scan(**named, dt_softplus=True, implementation="triton").y
+
+
+@pytest.mark.parametrize(
+    ("batch", "d_inner", "seqlen"), [(8, 2048, 2048), (8, 128, 256), (64, 128, 1024), (2, 256, 1100)], ids=str
+)
+def test_peak_of_forward_and_backward(batch: int, d_inner: int, seqlen: int) -> None:
+    """No partial sums of dB and dC beside the outputs, checkpoints, B and C as read, and sums of dA (2048 channels: 33.5 MB)."""
+    given, leaves = problem(batch, d_inner, seqlen)
+
+    def both() -> object:
+        y = output(given, leaves)
+        return torch.autograd.grad(y, leaves, torch.ones_like(y))
+
+    both()  # compiles
+    rows = 5 * 2 * batch * seqlen * d_inner  # y and the gradients of y, x, dt and z
+    tiles = -(-seqlen // 32)
+    checkpoints = 4 * batch * tiles * 16 * d_inner
+    coefficients = 4 * batch * tiles * 16 * 2 * 32
+    chunks = plan_backward(batch, seqlen, d_inner, 16, 1).chunks
+    shared = seqlen % 32 == 0  # whole tiles: what is carried between chunks and the sums of dA take the same place
+    sums = 4 * batch * chunks * d_inner * ((16 if shared else 32) + 2)
+    small = 4 * 4 * 16 * d_inner + 32 * 512  # A as read and its gradient, vectors, rounding of allocations
+    assert peak_bytes(both) < rows + checkpoints + coefficients + sums + small
+
+
+@pytest.mark.parametrize("shape", [(8, 128, 256), (2, 256, 1100), (64, 128, 1024)], ids=str)
+def test_sums_over_the_checkpoints_are_the_same(shape: tuple[int, int, int]) -> None:
+    given, _ = problem(*shape)
+    x, dt, A, B, C, D, z, bias = (given.tensors[name] for name in ("x", "dt", "A", "B", "C", "D", "z", "dt_bias"))
+    arguments = (x, dt, A, B, C, D, z, bias, True, None, None)
+    y, _, checkpoints = selective_scan_forward(*arguments, True)
+    kept = checkpoints.clone()
+    apart = selective_scan_backward(torch.ones_like(y), None, *arguments, checkpoints)
+    assert torch.equal(checkpoints, kept)
+    over = selective_scan_backward_spending(torch.ones_like(y), None, *arguments, checkpoints)
+    assert not torch.equal(checkpoints, kept), "the sums went elsewhere"
+    assert all(torch.equal(*pair) for pair in zip(apart, over, strict=True))
+
+
+@pytest.mark.parametrize("shape", [(8, 128, 256), (2, 256, 1100)], ids=str)
+def test_a_kept_graph_gives_the_same_gradients_again(shape: tuple[int, int, int]) -> None:
+    given, leaves = problem(*shape)
+    y = output(given, leaves)
+    found = [torch.autograd.grad(y, leaves, torch.ones_like(y), retain_graph=keep) for keep in (True, True, False)]
+    for again in found[1:]:
+        assert all(torch.equal(*pair) for pair in zip(found[0], again, strict=True))
+
+
+def test_a_captured_backward_may_be_replayed() -> None:
+    given, leaves = problem(8, 128, 256)
+    y = output(given, leaves)
+    slope = torch.ones_like(y)
+    expected = torch.autograd.grad(y, leaves, slope, retain_graph=True)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        found = torch.autograd.grad(y, leaves, slope)
+    for _ in range(2):
+        graph.replay()
+        assert all(torch.equal(*pair) for pair in zip(expected, found, strict=True))
