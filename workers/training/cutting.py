@@ -62,9 +62,8 @@ def merged(count: int, size: int, rows: int) -> int:
 def cut(model: LanguageModel, batch: int, seqlen: int, device: torch.device) -> tuple[int, int]:
     """Return how many sequences of a batch, and how many positions of each, are computed at once."""
     most = positions(model.spec, model.vocab_size, device)
-    if remembers_everything(model.spec):
-        return max(1, min(batch, most // seqlen)), seqlen
-    return batch, max(1, most // batch)
+    how = cut_stream((1, batch), seqlen, most, device, whole=remembers_everything(model.spec))
+    return how.rows, how.piece
 
 
 def remembers_everything(spec: ModelSpec) -> bool:
