@@ -44,6 +44,14 @@ class Member:
     optimizer: torch.optim.AdamW
     step: int
 
+    def seed(self, ahead: int) -> int:
+        """Return the data stream's seed of a step so far ahead."""
+        return derive_seed(self.spec.seed, "data", self.step + ahead)
+
+    def share(self, ahead: int) -> float:
+        """Return the share of all steps that is done before a step so far ahead."""
+        return (self.step + ahead - 1) / self.spec.train.steps
+
 
 class EnsembleUpdate:
     """The update of K runs: each has its own data stream, clipping, rate and AdamW state; the rest is done at once.
@@ -103,8 +111,8 @@ class EnsembleUpdate:
         """Seed each member's streams from its own seed and steps, and set its learning rates."""
         members = self._members
         self._streams.begin(
-            [[derive_seed(one.spec.seed, "data", one.step + step) for one in members] for step in steps],
-            [[(one.step + step - 1) / one.spec.train.steps for one in members] for step in steps],
+            [[one.seed(step) for one in members] for step in steps],
+            [[one.share(step) for one in members] for step in steps],
         )
         if self._optimizer is not None:
             self._optimizer.set(steps)
@@ -141,9 +149,7 @@ class EnsembleUpdate:
     def stage(self, step: int) -> Hashable:
         """Return the members' stages of a curriculum; a task without one has one stage."""
         return tuple(
-            member.task.stage((member.step + step - 1) / member.spec.train.steps)
-            for member in self._members
-            if isinstance(member.task, Curriculum)
+            member.task.stage(member.share(step)) for member in self._members if isinstance(member.task, Curriculum)
         )
 
     def refusal(self) -> str:
