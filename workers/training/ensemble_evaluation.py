@@ -82,9 +82,7 @@ class SharedEvaluation:
             return ALONE
         if length not in self._rows:
             if self._examiner is None:
-                train = self._spec.train
-                held_out = HeldOut(train.eval_batches, train.eval_batch_size or train.batch_size)
-                self._examiner = Examiner(self._reader, self._spec.task, held_out)
+                self._examiner = Examiner(self._reader, self._spec.task, HeldOut.of(self._spec.train))
             found = self._examiner.examine(length, should_stop)
             if found is None:
                 return None

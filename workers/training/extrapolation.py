@@ -26,6 +26,7 @@ from workers.specs import (
     ModularArithmeticSpec,
     SelectiveCopyingSpec,
     TaskSpec,
+    TrainSpec,
 )
 from workers.tasks import IGNORE, Batch, EvalTotals, Task, build_task
 from workers.training.context import never_stop
@@ -49,6 +50,11 @@ class HeldOut:
     batches: int
     batch_size: int
     seed: int = EVALUATION_SEED
+
+    @classmethod
+    def of(cls, train: TrainSpec) -> HeldOut:
+        """Return what a run that is trained so is evaluated on."""
+        return cls(train.eval_batches, train.eval_batch_size or train.batch_size)
 
 
 @dataclass(frozen=True, slots=True)

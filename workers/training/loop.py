@@ -328,9 +328,8 @@ class TrainingLoop:
 
     def _rows_at(self, lengths: Sequence[int]) -> Iterator[LengthRow]:
         """Yield what is found at each length; end early where a stop came in between."""
-        train = self.spec.train
-        held_out = HeldOut(train.eval_batches, train.eval_batch_size or train.batch_size)
-        examiner = Examiner(ModelReader(self.model, self.placement), self.spec.task, held_out)
+        reader, held_out = ModelReader(self.model, self.placement), HeldOut.of(self.spec.train)
+        examiner = Examiner(reader, self.spec.task, held_out)
         yield from examiner.rows(lengths, self.context.should_stop)
 
     def _reached(self) -> bool:
