@@ -34,10 +34,13 @@ def output(given: Problem, leaves: list[Tensor]) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    ("batch", "d_inner", "seqlen"), [(8, 2048, 2048), (8, 128, 256), (64, 128, 1024), (2, 256, 1100)], ids=str
+    ("batch", "d_inner", "seqlen"), [(8, 2048, 2048), (8, 128, 256), (64, 128, 1024), (2, 128, 1100)], ids=str
 )
 def test_peak_of_forward_and_backward(batch: int, d_inner: int, seqlen: int) -> None:
-    """No partial sums of dB and dC beside the outputs, checkpoints, B and C as read, and sums of dA (2048 channels: 33.5 MB)."""
+    """No partial sums of dB and dC beside the outputs, checkpoints, B and C as read, and sums of dA (2048 channels: 33.5 MB).
+
+    Sizes that the allocator does not round up: multiples of 2 MiB, or below 1 MiB.
+    """
     given, leaves = problem(batch, d_inner, seqlen)
 
     def both() -> object:
@@ -56,7 +59,7 @@ def test_peak_of_forward_and_backward(batch: int, d_inner: int, seqlen: int) -> 
     assert peak_bytes(both) < rows + checkpoints + coefficients + sums + small
 
 
-@pytest.mark.parametrize("shape", [(8, 128, 256), (2, 256, 1100), (64, 128, 1024)], ids=str)
+@pytest.mark.parametrize("shape", [(8, 128, 256), (2, 128, 1100), (64, 128, 1024)], ids=str)
 def test_sums_over_the_checkpoints_are_the_same(shape: tuple[int, int, int]) -> None:
     given, _ = problem(*shape)
     x, dt, A, B, C, D, z, bias = (given.tensors[name] for name in ("x", "dt", "A", "B", "C", "D", "z", "dt_bias"))
@@ -70,7 +73,7 @@ def test_sums_over_the_checkpoints_are_the_same(shape: tuple[int, int, int]) -> 
     assert all(torch.equal(*pair) for pair in zip(apart, over, strict=True))
 
 
-@pytest.mark.parametrize("shape", [(8, 128, 256), (2, 256, 1100)], ids=str)
+@pytest.mark.parametrize("shape", [(8, 128, 256), (2, 128, 1100)], ids=str)
 def test_a_kept_graph_gives_the_same_gradients_again(shape: tuple[int, int, int]) -> None:
     given, leaves = problem(*shape)
     y = output(given, leaves)
