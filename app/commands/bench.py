@@ -117,6 +117,46 @@ def decode(
     data(report.to_json() if as_json else report.table())
 
 
+@app.command("runs")
+def runs(
+    *,
+    at_once: Annotated[int, typer.Option("--at-once", metavar="N", help="How many seeds are trained at once.")] = 8,
+    alone: Annotated[
+        int, typer.Option("--alone", metavar="N", help="How many single runs are measured; their mean stands for all.")
+    ] = 1,
+    steps: Annotated[
+        int | None, typer.Option(metavar="N", help="Steps of each run; the protocol's by default.", show_default=False)
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer steps, and no long lengths.")] = False,
+    output: Output = None,
+    as_json: Json = False,
+) -> None:
+    """Measure whole runs, one after another and as many seeds at once, each in a process of its own. Takes minutes.
+
+    From the start of the process to its last row, by stages. On a GPU: the Mamba row of the paper's Table 11, 204,800 steps and
+    lengths to 2^20. On a CPU: a tiny run.
+    """
+    from app.console import data, say
+    from app.errors import CommandError
+    from workers.training.bench_runs import RunsError, RunsReport, run_bench
+
+    def keep(report: RunsReport) -> None:
+        if output is not None:
+            report.write(output)
+
+    if output is not None and not output.parent.is_dir():
+        bad_input(f"--output: {output.parent} is not a folder")
+    try:
+        report = run_bench(at_once, alone, steps=steps, quick=quick, progress=say, keep=keep)
+    except ValueError as error:
+        bad_input(str(error))
+    except RunsError as error:
+        raise CommandError(str(error)) from error
+    if output is not None:
+        say(f"written to {output}")
+    data(report.to_json() if as_json else report.table())
+
+
 @app.command("store")
 def store(
     *,
