@@ -159,10 +159,15 @@ class Projections:
         if (own := self._owned(parameter)) is not None:
             self.use(own)
 
-    def aside(self, parameter: Tensor, *made_of: Tensor) -> contextlib.AbstractContextManager[object]:
-        """Compute a parameter's only gradient beside the chain where that is possible; what it is made of is kept."""
+    def aside(
+        self, parameter: Tensor, *made_of: Tensor, loose: bool = False
+    ) -> contextlib.AbstractContextManager[object]:
+        """Compute a parameter's only gradient beside the chain where that is possible; what it is made of is kept.
+
+        Loose: from what the chain has made alone, so that it need not follow other work beside it.
+        """
         own = self._owned(parameter)
-        return self._off_chain(own is not None and self._uses[id(own)] == 1, *made_of)
+        return self._off_chain(own is not None and self._uses[id(own)] == 1, *made_of, loose=loose)
 
     def apart(self, *made_of: Tensor) -> contextlib.AbstractContextManager[object]:
         """Compute beside the chain what only what is beside it reads; what it is made of is kept."""
@@ -177,13 +182,15 @@ class Projections:
         """As `aside`, for one of several gradients of a weight, which goes to `settle`."""
         return self._off_chain(id(weight) not in self._shared, *made_of)
 
-    def _off_chain(self, possible: bool, *made_of: Tensor) -> contextlib.AbstractContextManager[object]:
+    def _off_chain(
+        self, possible: bool, *made_of: Tensor, loose: bool = False
+    ) -> contextlib.AbstractContextManager[object]:
         if self._beside is None:
             return contextlib.nullcontext()
         if not possible:  # autograd adds such a weight's gradients up as they come
             self._beside.join()
             return contextlib.nullcontext()
-        return self._beside.fork(*made_of)
+        return self._beside.fork(*made_of, loose=loose)
 
     def settle(self, weight: Tensor, gradient: Tensor) -> Tensor | None:
         """Return the gradient of all uses of a weight with that of the last, None before; called inside `adding`.

@@ -54,7 +54,7 @@ class Products(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             came_so = lies_side_by_side(rows)
             dx = as_it_came(_bmm(dy, taken, ctx.x_dtype, side_by_side=came_so), ctx.x_shape, side_by_side=came_so)
-        with ctx.projections.aside(weight, dy, rows):
+        with ctx.projections.aside(weight, dy, rows, loose=True):
             dweight = _bmm(dy.transpose(1, 2), rows, weight.dtype)
             dbias = None if bias is None else dy.sum(1, dtype=bias.dtype)
         return dx, dweight, dbias, None, None
@@ -70,7 +70,9 @@ class Parts(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, sizes: tuple[int, ...], projections: Projections, side_by_side: bool
     ) -> tuple[Tensor, ...]:
-        taken = projections.cast(weight)
+        taken = projections.cast(weight)[
+            :, : sum(sizes)
+        ]  # all of it, but where nothing else than the first parts is wanted
         ctx.weight, ctx.projections, ctx.sizes = weight, projections, sizes
         ctx.x_dtype, ctx.x_shape, ctx.side_by_side = x.dtype, x.shape, side_by_side
         ctx.small = small.serves(taken, len(sizes))
@@ -104,7 +106,7 @@ class Parts(torch.autograd.Function):
             came_so = lies_side_by_side(rows)
             dx = _sum_of_products(slopes, weights, ctx.x_dtype, side_by_side=came_so)
             dx = as_it_came(dx, ctx.x_shape, side_by_side=came_so)
-        with ctx.projections.aside(ctx.weight, *slopes, rows):
+        with ctx.projections.aside(ctx.weight, *slopes, rows, loose=True):
             dweight = torch.cat([_bmm(dy.transpose(1, 2), rows, ctx.weight.dtype) for dy in slopes], 1)
         return dx, dweight, None, None, None
 
@@ -134,7 +136,7 @@ def _small_gradients(
         out = out.transpose(0, 1) if came_so else out
         small.add_up(slopes, weights, out)
         dx = as_it_came(out, ctx.x_shape, side_by_side=came_so)
-    with ctx.projections.aside(ctx.weight, *slopes, rows):
+    with ctx.projections.aside(ctx.weight, *slopes, rows, loose=True):
         dweight = torch.empty(ctx.weight.shape, dtype=ctx.weight.dtype, device=rows.device)
         small.weight_gradient(slopes, rows, dweight)
     return dx, dweight

@@ -62,10 +62,10 @@ class Through(torch.autograd.Function):
         added = None if dx is None else _dense(dx.flatten(1, -2))
         small.through_gradient(given, taken, first, added, dpart, out)
         slopes = [dpart, *given[1:]]
-        with ctx.projections.aside(ctx.own, given[0], part):
+        with ctx.projections.aside(ctx.own, given[0], part, loose=True):
             down = torch.empty(ctx.own.shape, dtype=ctx.own.dtype, device=rows.device)
             small.weight_gradient(given[:1], part, down)
-        with ctx.projections.aside(ctx.weight, *slopes, rows):
+        with ctx.projections.aside(ctx.weight, *slopes, rows, loose=True):
             dweight = torch.empty(ctx.weight.shape, dtype=ctx.weight.dtype, device=rows.device)
             small.weight_gradient(slopes, rows, dweight)
         return as_it_came(out, ctx.x_shape, side_by_side=came_so), dweight, down, None, None, None

@@ -30,7 +30,7 @@ from workers.training.update import RunUpdate, Update
 if TYPE_CHECKING:
     from tests.unit.workers.training.conftest import MakeSpec
 
-MAIN, BESIDE = 0, 1
+MAIN, BESIDE, LOOSE = 0, 1, 2
 CPU = torch.device("cpu")
 MODELS = {
     "mamba": ModelSpec(d_model=8, n_layer=2, d_state=4, dropout=0.1, tie_embeddings=False),
@@ -45,15 +45,16 @@ class Simulated(Beside):
 
     def __init__(self) -> None:
         super().__init__(CPU)
-        self.now, self.clocks, self.forks, self.joins = MAIN, [[0, 0], [0, 0]], 0, True
+        self.now, self.clocks, self.joins = MAIN, [[0, 0, 0] for _ in range(3)], True
+        self.forks = [0, 0, 0]
         self.before_join: Callable[[], None] = lambda: None
 
     @contextlib.contextmanager
-    def fork(self, *made_of: Tensor) -> Iterator[None]:
-        self.forks += 1
+    def fork(self, *made_of: Tensor, loose: bool = False) -> Iterator[None]:
         self._kept += made_of
-        self.clocks[BESIDE] = [max(pair) for pair in zip(*self.clocks, strict=True)]
-        self.now = BESIDE
+        self.now = LOOSE if loose else BESIDE
+        self.forks[self.now] += 1
+        self.clocks[self.now] = [max(pair) for pair in zip(self.clocks[MAIN], self.clocks[self.now], strict=True)]
         try:
             yield
         finally:
@@ -113,7 +114,7 @@ class Races(TorchDispatchMode):  # type: ignore[no-untyped-call]
         place, clock = tensor.untyped_storage().data_ptr(), self.streams.clocks[stream]
         self._alive.setdefault(place, tensor.untyped_storage())
         self._made_by.setdefault(place, stream)
-        if stream == BESIDE and self._made_by[place] == MAIN:
+        if stream != MAIN and self._made_by[place] == MAIN:
             self._read_beside[place] = str(func)
         earlier = [self._written[place]] if place in self._written else []
         if writes:
@@ -176,7 +177,7 @@ def test_nothing_beside_the_chain_races_with_it(make_spec: MakeSpec, model: str,
     streams = Simulated()
     spec = make_spec(clip_grad_norm=clip).model_copy(update={"model": MODELS[model]})
     assert watch(spec, streams, precision) == []
-    assert streams.forks > 10
+    assert streams.forks[BESIDE] > 10
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -210,14 +211,27 @@ def test_neither_does_what_is_beside_an_ensemble_s(
     monkeypatch.setattr(update, "_beside", streams)  # only CUDA has one of its own
     monkeypatch.setattr(update._projections, "_beside", streams)
     assert (run(update, streams) == []) == waits
-    assert streams.forks > 10
+    assert streams.forks[BESIDE] >= 3
+    assert streams.forks[LOOSE] > 10
+
+
+@pytest.mark.parametrize("loose", [True, False])
+def test_loose_work_must_not_follow_other_work_beside_the_chain(loose: bool) -> None:
+    streams, value = Simulated(), torch.ones(3)
+    races = Races(streams)
+    with races:
+        with streams.fork(value):
+            value.add_(1)
+        with streams.fork(value, loose=loose):
+            value.add_(1)
+    assert bool(races.found) is loose
 
 
 def test_what_is_not_kept_is_noticed(make_spec: MakeSpec) -> None:
     class Forgetful(Simulated):
         @contextlib.contextmanager
-        def fork(self, *made_of: Tensor) -> Iterator[None]:
-            with super().fork():
+        def fork(self, *made_of: Tensor, loose: bool = False) -> Iterator[None]:
+            with super().fork(loose=loose):
                 yield
 
     assert any("given up" in name for name in watch(make_spec(), Forgetful()))

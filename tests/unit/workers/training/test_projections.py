@@ -122,9 +122,9 @@ class Noted(Beside):
         self.forks = 0
 
     @contextlib.contextmanager
-    def fork(self, *made_of: Tensor) -> Iterator[None]:
+    def fork(self, *made_of: Tensor, loose: bool = False) -> Iterator[None]:
         self.forks += 1
-        with super().fork(*made_of):
+        with super().fork(*made_of, loose=loose):
             yield
 
 
