@@ -187,6 +187,7 @@ class Scan:
             *self._strides(),
             **self._options(),
             WARPS=config.warps,
+            UNROLL=config.unroll if seqlen % (config.tile * config.unroll) == 0 else 1,
             num_warps=config.warps,
             maxnreg=config.registers,
         )

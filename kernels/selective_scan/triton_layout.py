@@ -34,7 +34,7 @@ class Configuration:
     registers: int | None = None
     """Cap on registers per thread. Without one the compiler saves registers at the cost of waits; a high one frees it."""
     unroll: int = 1
-    """Tiles of a loop's body, with teams where nothing is masked."""
+    """Tiles of a loop's body: with teams where nothing is masked; with turns, 1 or 4, where that many divide a sequence."""
 
     @property
     def tile(self) -> int:

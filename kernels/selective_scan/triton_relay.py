@@ -6,8 +6,8 @@
 import triton
 import triton.language as tl
 
-from kernels.selective_scan.triton_common import INTERPRETED, LOG2E, ex2, silu
-from kernels.selective_scan.triton_mma import TF32_CORRECTION, bits, lane_of
+from kernels.selective_scan.triton_common import INTERPRETED, LOG2E, silu
+from kernels.selective_scan.triton_mma import TF32_CORRECTION, bits
 from kernels.selective_scan.triton_product_steps import (
     BLOCK,
     advance,
@@ -20,10 +20,18 @@ from kernels.selective_scan.triton_product_steps import (
     get_C,
     get_elements,
     inflows_of,
-    pick,
     pitch_of,
 )
-from kernels.selective_scan.triton_shared import await_own_copies, claim_memory, from_byte, get_quad, put, put_quad
+from kernels.selective_scan.triton_shared import (
+    await_own_copies,
+    claim_memory,
+    commit_copies,
+    copy_async,
+    from_byte,
+    get_quad,
+    put,
+    put_quad,
+)
 
 SLOTS = tl.constexpr(4)
 """Blocks of a warp in shared memory: this one, and three to come."""
@@ -33,6 +41,9 @@ SLOT = tl.constexpr(896)
 
 STATES = tl.constexpr(128)
 """Floats of the states of a program's channels."""
+
+ASIDE = tl.constexpr(15)
+"""The barrier of the warps that have nobody to meet; those of two warps are 1 to 8."""
 
 if INTERPRETED:
 
@@ -64,26 +75,22 @@ if INTERPRETED:
 else:
 
     @triton.jit
-    def _meet(barrier, here, WAIT: tl.constexpr):
-        """Arrive at a barrier of two warps, and wait there (WAIT), where `here`."""
-        if WAIT:
-            tl.inline_asm_elementwise(
-                "{ .reg .pred p; setp.ne.s32 p, $2, 0; @p bar.sync $1, 64; mov.b32 $0, 0; }",
-                "=r,r,r",
-                [barrier, here],
-                dtype=tl.int32,
-                is_pure=False,
-                pack=1,
-            )
-        else:
-            tl.inline_asm_elementwise(
-                "{ .reg .pred p; setp.ne.s32 p, $2, 0; @p bar.arrive $1, 64; mov.b32 $0, 0; }",
-                "=r,r,r",
-                [barrier, here],
-                dtype=tl.int32,
-                is_pure=False,
-                pack=1,
-            )
+    def _arrive(barrier, threads):
+        """Arrive at a barrier of so many threads.
+
+        Every warp does, at one of no consequence where it has nobody to meet: behind a predicate the compiler takes the threads of a
+        warp for parted from there on, and makes anew what they share (23 instructions of 355 a block).
+        """
+        tl.inline_asm_elementwise(
+            "bar.arrive $1, $2; mov.b32 $0, 0;", "=r,r,r", [barrier, threads], dtype=tl.int32, is_pure=False, pack=1
+        )
+
+    @triton.jit
+    def _wait(barrier, threads):
+        """Wait at a barrier of so many threads."""
+        tl.inline_asm_elementwise(
+            "bar.sync $1, $2; mov.b32 $0, 0;", "=r,r,r", [barrier, threads], dtype=tl.int32, is_pure=False, pack=1
+        )
 
     @triton.jit
     def _next(warp, WARPS: tl.constexpr):
@@ -95,19 +102,18 @@ else:
         """Leave for the first warp what enters the sequence: the last warp does."""
         following = _next(warp, WARPS)
         put_quad(memory, place + STATES * (following - warp), states[0], states[1], states[2], states[3])
-        _meet(following + 1, (following == 0).to(tl.int32), False)
+        _arrive(tl.where(following == 0, 1, ASIDE), tl.where(following == 0, 64, 32 * (WARPS - 1)))
 
     @triton.jit
     def take_turn(memory, place, warp, decays, ends, WARPS: tl.constexpr):
         """The states that enter each warp's block, left by the warp before, and those that leave it for the next."""
         following = _next(warp, WARPS)
-        always = warp * 0 + 1
         # A store that needs all of this: else the compiler waits first and computes after that.
         done = bits(ends[0]) ^ bits(ends[1]) ^ bits(ends[2]) ^ bits(ends[3])
         done = done ^ bits(decays[0]) ^ bits(decays[1]) ^ bits(decays[2]) ^ bits(decays[3])
         aside = WARPS * (SLOTS * SLOT // 4 + STATES) + 32 * warp + (place >> 2 & 31)
         put(memory, aside, done.to(tl.float32, bitcast=True))
-        _meet(warp + 1, always, True)
+        _wait(warp + 1, 64)
         entering = get_quad(memory, place)
         put_quad(
             memory,
@@ -117,14 +123,46 @@ else:
             decays[2] * entering[2] + ends[2],
             decays[3] * entering[3] + ends[3],
         )
-        _meet(following + 1, always, False)
+        _arrive(following + 1, 64)
         return entering
 
     @triton.jit
     def take_last(memory, place, warp):
         """In the first warp, the states that leave the sequence."""
-        _meet(warp + 1, (warp == 0).to(tl.int32), True)
+        _wait(warp + 1, tl.where(warp == 0, 64, 32))
         return get_quad(memory, place)
+
+
+@triton.jit
+def copy_whole(memory, lane, own_at, B_at, C_at, here, D_STATE: tl.constexpr):
+    """`copy_block` where blocks are whole or not `here` at all."""
+    copy_async(memory, tl.minimum(lane, 23) * 16, own_at, 16, here)
+    PITCH: tl.constexpr = pitch_of(D_STATE)
+    place = 384 + (lane >> 2) * PITCH + (lane & 3) * 8
+    copy_async(memory, place, B_at, 8, here)
+    copy_async(memory, place + 8 * PITCH, C_at, 8, here)
+    commit_copies(lane)
+
+
+@triton.jit
+def pick_two(total, sums, mine, k: tl.constexpr, s: tl.constexpr):
+    """The sums with those of two steps, each in the lane that finishes it."""
+    out = ()
+    for i in tl.static_range(2):
+        if i != k:
+            out = out + (sums[i],)
+        elif s == 0:
+            out = out + (tl.where(mine[1], total[k + 2], total[k]),)
+        else:
+            out = out + (tl.where(mine[3], total[k + 2], tl.where(mine[2], total[k], sums[i])),)
+    return out
+
+
+@triton.jit
+def product_of_eight(values, first: tl.constexpr):
+    """The product of every fourth value from `first` on."""
+    lower = (values[first] * values[first + 4]) * (values[first + 8] * values[first + 12])
+    return lower * ((values[first + 16] * values[first + 20]) * (values[first + 24] * values[first + 28]))
 
 
 @triton.jit
@@ -160,6 +198,7 @@ def relay_kernel(
     DT_SOFTPLUS: tl.constexpr,
     MASKED: tl.constexpr,
     WARPS: tl.constexpr,
+    UNROLL: tl.constexpr,
 ):
     """Scan a whole sequence with 16 states, for 8 channels.
 
@@ -170,6 +209,7 @@ def relay_kernel(
     D_STATE: tl.constexpr = 16
     GATED: tl.constexpr = z_ptr is not None
     TILE: tl.constexpr = BLOCK * WARPS
+    tl.static_assert(TILE % 32 == 0)  # so that a warp meets a checkpoint in every tile or in none
     batch = tl.program_id(1).to(tl.int64)
     thread = tl.arange(0, 32 * WARPS)
     zero = tl.zeros((32 * WARPS,), tl.float32)
@@ -210,7 +250,10 @@ def relay_kernel(
     dt_at = (dt_ptr + batch * dt_stride_batch + corner + at * DT_STRIDE).to(tl.int64)
     z_at = (z_first + corner + at * Z_STRIDE).to(tl.int64)
     own_at = (tl.where(tensor == 0, x_at, tl.where(tensor == 1, dt_at, z_at)).to(tl.pointer_type(tl.bfloat16)),)
-    own_tile = TILE * tl.where(tensor == 0, X_STRIDE, tl.where(tensor == 1, DT_STRIDE, Z_STRIDE))
+    if X_STRIDE == DT_STRIDE and (X_STRIDE == Z_STRIDE or z_ptr is None):
+        own_tile: tl.constexpr = TILE * X_STRIDE
+    else:
+        own_tile = TILE * tl.where(tensor == 0, X_STRIDE, tl.where(tensor == 1, DT_STRIDE, Z_STRIDE))
     own_rows = (within,)
     state_row = ((lane >> 2) + start).to(tl.int64)
     B_at = B_ptr + batch * b_stride_batch + state_row * B_STRIDE + 4 * quarter
@@ -245,86 +288,103 @@ def relay_kernel(
     hand_in(whole, entrance, warp, initial, WARPS)
     slot = tl.program_id(0) * 0
 
-    for tile in range(tl.cdiv(seqlen, TILE)):
-        t0 = tile * TILE
-        far_slot = tl.where(slot == 0, (SLOTS - 1) * SLOT, slot - SLOT)
-        copy_block(
-            from_byte(memory, far_slot),
-            lane,
-            own_at,
-            own_rows,
-            B_at,
-            C_at,
-            length - t0 - (SLOTS - 1) * TILE,
-            D_STATE,
-            1,
+    if checkpoints_ptr is not None:
+        kept = (
+            checkpoints_ptr
+            + (batch * tl.cdiv(seqlen, 32) + start // 32) * (D_STATE * D_INNER)
+            + 4 * quarter * D_INNER
+            + d
         )
-        await_own_copies(lane, 2)
-        now = get_elements(memory, element + slot, 0, 2, 1)
-        words = get_B(memory, B_place + slot, D_STATE)
-        steps, inputs, skips = convert(now, bias, skip, left - t0, DT_SOFTPLUS, 1, MASKED)
-
-        # What the block makes of states that are zero, and how it decays others; decays and inflows are kept.
-        decays = ()
-        inflows = ()
-        ends = (zero, zero, zero, zero)
-        for row in tl.static_range(4):
-            now_decays = decays_of(steps, rates, sources, row // 2, row % 2, 1)
-            now_inflows = inflows_of(inputs, words, mine, none, zero, row // 2, row % 2, 1)
-            if row == 0:
-                first = (now_inflows[0], now_inflows[1], now_inflows[2], now_inflows[3])
-                second = ()
-                for n in tl.static_range(4):
-                    second = second + (now_decays[4 + n] * first[n] + now_inflows[4 + n],)
-                ends = second
+    first_due = start % 32 == 0
+    ahead_rows = length - (SLOTS - 1) * TILE
+    for _tile in range(0, tl.cdiv(seqlen, TILE), UNROLL):
+        for u in tl.static_range(UNROLL):
+            if UNROLL == SLOTS:  # each in its own slot, known to the compiler
+                near = u * SLOT
+                far = (u + SLOTS - 1) % SLOTS * SLOT
             else:
-                first, ends = advance(ends, now_decays, now_inflows, 1)
-            decays = decays + now_decays
-            inflows = inflows + now_inflows
-        span = steps[0] + steps[1]
-        span = span + lane_of(span, lane ^ 1)
-        span = span + lane_of(span, lane ^ 2)
-        across = ()
-        for n in tl.static_range(4):
-            across = across + (ex2(span * rates[n]),)
-
-        h = take_turn(whole, entrance, warp, across, ends, WARPS)
-        if checkpoints_ptr is not None:
-            kept = checkpoints_ptr + (batch * tl.cdiv(seqlen, 32) + (t0 + start) // 32) * (D_STATE * D_INNER)
-            due = ((t0 + start) % 32 == 0) & (length > t0)
-            for n in tl.static_range(4):
-                tl.store(kept + (4 * quarter + n) * D_INNER + d, h[n], mask=due)
-        Cs = get_C(memory, C_place + slot, D_STATE)
-        sums = (zero, zero)
-        total = (zero, zero, zero, zero)
-        for row in tl.static_range(4):
-            now_decays = ()
-            now_inflows = ()
-            for n in tl.static_range(8):
-                now_decays = now_decays + (decays[8 * row + n],)
-                now_inflows = now_inflows + (inflows[8 * row + n],)
-            first, h = advance(h, now_decays, now_inflows, 1)
-            if row > 0:
-                sums = pick(total, sums, mine, (row - 1) // 2, (row - 1) % 2, 1)
-            total = contract(first, h, Cs, zero)
-        sums = pick(total, sums, mine, 1, 1, 1)
-        gates = ()
-        if GATED:
-            gates = get_elements(memory, element + slot, 2, 1, 1)
-        for k in tl.static_range(2):
-            value = sums[k] * TF32_CORRECTION + skips[k]
-            if GATED:
-                value = value * silu(channels_of(gates[k], 1)[0])
-            out_at = y_row + k * (4 * D_INNER)
+                near = slot
+                far = tl.where(slot == 0, (SLOTS - 1) * SLOT, slot - SLOT)
             if MASKED:
-                tl.store(out_at, value.to(y_ptr.dtype.element_ty), mask=left - t0 > 4 * k)
+                copy_block(from_byte(memory, far), lane, own_at, own_rows, B_at, C_at, ahead_rows, D_STATE, 1)
             else:
-                tl.store(out_at, value.to(y_ptr.dtype.element_ty))
-        slot = tl.where(slot == (SLOTS - 1) * SLOT, 0, slot + SLOT)
-        own_at = (own_at[0] + own_tile,)
-        y_row += TILE * D_INNER
-        B_at += TILE * B_STRIDE
-        C_at += TILE * C_STRIDE
+                copy_whole(
+                    from_byte(memory, far),
+                    lane,
+                    own_at[0] + u * own_tile,
+                    B_at + u * TILE * B_STRIDE,
+                    C_at + u * TILE * C_STRIDE,
+                    ahead_rows > u * TILE,
+                    D_STATE,
+                )
+            await_own_copies(lane, 2)
+            now = get_elements(memory, element + near, 0, 2, 1)
+            words = get_B(memory, B_place + near, D_STATE)
+            steps, inputs, skips = convert(now, bias, skip, left, DT_SOFTPLUS, 1, MASKED)
+
+            # What the block makes of states that are zero, and how it decays others; decays and inflows are kept.
+            decays = ()
+            inflows = ()
+            ends = (zero, zero, zero, zero)
+            for row in tl.static_range(4):
+                now_decays = decays_of(steps, rates, sources, row // 2, row % 2, 1)
+                now_inflows = inflows_of(inputs, words, mine, none, zero, row // 2, row % 2, 1)
+                if row == 0:
+                    first = (now_inflows[0], now_inflows[1], now_inflows[2], now_inflows[3])
+                    second = ()
+                    for n in tl.static_range(4):
+                        second = second + (now_decays[4 + n] * first[n] + now_inflows[4 + n],)
+                    ends = second
+                else:
+                    first, ends = advance(ends, now_decays, now_inflows, 1)
+                decays = decays + now_decays
+                inflows = inflows + now_inflows
+            across = ()  # seven products where a power of the sum of steps takes one special function more
+            for n in tl.static_range(4):
+                across = across + (product_of_eight(decays, n),)
+
+            h = take_turn(whole, entrance, warp, across, ends, WARPS)
+            if checkpoints_ptr is not None:
+                due = first_due & (length > 0) if MASKED else first_due
+                for n in tl.static_range(4):
+                    tl.store(kept + (n * D_INNER + u * (TILE // 32 * D_STATE * D_INNER)), h[n], mask=due)
+            Cs = get_C(memory, C_place + near, D_STATE)
+            sums = (zero, zero)
+            total = (zero, zero, zero, zero)
+            for row in tl.static_range(4):
+                now_decays = ()
+                now_inflows = ()
+                for n in tl.static_range(8):
+                    now_decays = now_decays + (decays[8 * row + n],)
+                    now_inflows = now_inflows + (inflows[8 * row + n],)
+                first, h = advance(h, now_decays, now_inflows, 1)
+                if row > 0:
+                    sums = pick_two(total, sums, mine, (row - 1) // 2, (row - 1) % 2)
+                total = contract(first, h, Cs, zero)
+            sums = pick_two(total, sums, mine, 1, 1)
+            gates = ()
+            if GATED:
+                gates = get_elements(memory, element + near, 2, 1, 1)
+            for k in tl.static_range(2):
+                value = sums[k] * TF32_CORRECTION + skips[k]
+                if GATED:
+                    value = value * silu(channels_of(gates[k], 1)[0])
+                out_at = y_row + (k * 4 * D_INNER + u * TILE * D_INNER)
+                if MASKED:
+                    tl.store(out_at, value.to(y_ptr.dtype.element_ty), mask=left > 4 * k)
+                else:
+                    tl.store(out_at, value.to(y_ptr.dtype.element_ty))
+        if UNROLL == 1:
+            slot = tl.where(slot == (SLOTS - 1) * SLOT, 0, slot + SLOT)
+        own_at = (own_at[0] + UNROLL * own_tile,)
+        y_row += UNROLL * TILE * D_INNER
+        B_at += UNROLL * TILE * B_STRIDE
+        C_at += UNROLL * TILE * C_STRIDE
+        ahead_rows -= UNROLL * TILE
+        length -= UNROLL * TILE
+        left -= UNROLL * TILE
+        if checkpoints_ptr is not None:
+            kept += UNROLL * (TILE // 32 * D_STATE * D_INNER)
 
     ending = take_last(whole, entrance, warp)
     for n in tl.static_range(4):

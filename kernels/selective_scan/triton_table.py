@@ -19,7 +19,7 @@ WORDS = {
     "many channels": Configuration(blocks=4, steps=2, channels=2, warps=4, lanes="products", registers=128),
     "half as many": Configuration(blocks=4, steps=2, channels=1, warps=4, lanes="products", registers=96),
     "a quarter": Configuration(blocks=4, steps=2, channels=1, warps=4, lanes="teams", registers=168, unroll=2),
-    "few": Configuration(blocks=4, steps=2, channels=1, warps=8, lanes="relay", registers=128),
+    "few": Configuration(blocks=4, steps=2, channels=1, warps=8, lanes="relay", registers=128, unroll=4),
     "few, long": Configuration(blocks=4, steps=2, channels=2, warps=4, lanes="products", registers=128),
 }
 """Where `Arguments.words`, and 16 states."""

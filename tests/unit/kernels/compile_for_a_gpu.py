@@ -1,8 +1,11 @@
-"""A process that compiles the scan's general kernel for an H100, where there is none: prints how many kernels it compiled.
+"""A process that compiles kernels of the scan for an H100, where there is none.
+
+It prints a line a kernel: its name, how many exponentials its code has, and how many barriers behind a predicate.
 
 The interpreter runs Python, so what only Triton's compiler refuses (a name that changes its type within a loop) passes there.
 """
 
+import re
 import sys
 import tempfile
 from typing import Any
@@ -14,6 +17,8 @@ from triton.runtime import driver, jit
 
 from kernels.common import choice
 from kernels.selective_scan import selective_scan
+from kernels.selective_scan.triton_launch import Arguments, scan_forward
+from kernels.selective_scan.triton_table import WORDS
 
 
 class _Elsewhere:
@@ -38,6 +43,14 @@ class _Elsewhere:
         return name
 
 
+def _scan_by_turns() -> None:
+    """Whole tiles, as Mamba's layers have them where channels are few."""
+    rows, A = torch.zeros(1, 256, 16, dtype=torch.bfloat16), -torch.ones(16, 16)
+    weights, none = torch.zeros(16), None
+    arguments = Arguments(rows, rows, A, rows, rows, weights, rows, weights, True, none, none)
+    scan_forward(arguments, save=True, config=WORDS["few"])
+
+
 def main() -> int:
     compiled: list[str] = []
     launch, serve = jit.JITFunction.run, choice._resolve
@@ -45,7 +58,9 @@ def main() -> int:
     def compile_only(self: Any, *arguments: Any, grid: Any, warmup: bool, **options: Any) -> Any:
         result = launch(self, *arguments, grid=grid, warmup=True, **options)
         assert result.asm["cubin"]
-        compiled.append(self.fn.__name__)
+        code = result.asm["ptx"]
+        guarded = re.findall(r"@!?%?\w+\s+bar\.", code)
+        compiled.append(f"{self.fn.__name__} {code.count('ex2.')} {len(guarded)}")
         return result
 
     jit.JITFunction.run = compile_only
@@ -60,7 +75,8 @@ def main() -> int:
         A, B = -torch.ones(d_inner, d_state), torch.zeros(batch, seqlen, 1, d_state)
         reset = torch.zeros(batch, seqlen, dtype=torch.bool)
         selective_scan(x, dt, A, B, B, reset=reset, implementation="triton")
-    sys.stdout.write(" ".join(compiled))
+        _scan_by_turns()
+    sys.stdout.write("\n".join(compiled))
     return 0
 
 
