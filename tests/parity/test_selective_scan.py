@@ -157,7 +157,7 @@ BF16_LAYOUTS = [
     Configuration(4, 2, 1, 4, "teams", registers=128),
     Configuration(4, 2, 1, 4, "teams", registers=168, unroll=2),
     Configuration(4, 2, 1, 4, "relay", registers=168),
-    Configuration(4, 2, 1, 8, "relay", registers=128),
+    Configuration(4, 2, 1, 8, "relay", registers=128, unroll=4),
 ]
 
 
@@ -194,6 +194,7 @@ def test_every_layout_for_bf16(config: Configuration, seqlen: int, d_inner: int,
         ("teams", 2, 1280, 70, 16),
         ("relay", 1, 2048, 128, 16),
         ("relay", 2, 40, 70, 16),
+        ("relay", 2, 40, 512, 16),
         ("relay", 1, 8, 1, 16),
         ("states", 2, 34, 70, 16),
     ],
