@@ -73,7 +73,10 @@ class CurveReader:
         self._seen: dict[str, RunRow | None] = {}
         self._sparks: dict[tuple[str, str], tuple[RunRow | None, float, tuple[float, ...]]] = {}
         self._asked: tuple[str, ...] = ()
+        self._asked_sparks: tuple[tuple[str, str], ...] = ()
         self._posted = 0.0
+        self.behind = False
+        """Whether small curves are left that the time did not suffice for."""
 
     def read(
         self,
@@ -90,8 +93,11 @@ class CurveReader:
         if asked and (changed or again or asked != self._asked):
             self._post(CurvesRead({run: dict(self._curves.get(run, {})) for run in asked}, complete=True))
         self._asked = asked
-        if sparks:
-            self._read_sparks(reader, sparks, rows)
+        small = tuple(sparks)
+        changed = self._read_sparks(reader, small, rows)
+        if small and (changed or again or small != self._asked_sparks):
+            self._post(SparksRead({pair[0]: self._sparks[pair][2] for pair in small if pair in self._sparks}))
+        self._asked_sparks = small
 
     def _read_curves(self, reader: Reader, asked: Sequence[str], rows: Mapping[str, RunRow]) -> bool:
         changed = False
@@ -143,8 +149,8 @@ class CurveReader:
                 total -= sum(len(curve) for curve in self._curves.pop(run_id).values())
                 self._seen.pop(run_id, None)
 
-    def _read_sparks(self, reader: Reader, sparks: Sequence[tuple[str, str]], rows: Mapping[str, RunRow]) -> None:
-        began, changed = time.monotonic(), False
+    def _read_sparks(self, reader: Reader, sparks: Sequence[tuple[str, str]], rows: Mapping[str, RunRow]) -> bool:
+        began, changed, self.behind = time.monotonic(), False, False
         for run_id, key in sparks:
             row = rows.get(run_id)
             before, at, _ = self._sparks.get((run_id, key), (None, 0.0, ()))
@@ -154,6 +160,7 @@ class CurveReader:
             if before is not None and row.status == "running" and now - at < SPARK_EVERY_S:
                 continue
             if now - began > BUDGET_S:
+                self.behind = True
                 break
             try:
                 values = reader.sample(run_id, key, SPARK_POINTS)
@@ -161,6 +168,4 @@ class CurveReader:
                 continue
             self._sparks[run_id, key] = (row, now, tuple(values))
             changed = True
-        if changed:
-            shown = {run_id: self._sparks[run_id, key][2] for run_id, key in sparks if (run_id, key) in self._sparks}
-            self._post(SparksRead(shown))
+        return changed

@@ -246,7 +246,8 @@ class StoreSource:
             self.post(ClusterRead(*told))
         if interest.parameters and interest.parameters != before.parameters:
             self.post(ParametersRead({run_id: parameters_of(reader, run_id) for run_id in interest.parameters}))
-        if (interest.curves or interest.sparks) and (changed or interest != before):
+        behind = self._curves is not None and self._curves.behind
+        if (interest.curves or interest.sparks) and (changed or behind or interest != before):
             if self._curves is None:
                 from tui.curve_cache import CurveReader  # numpy: only once there is something to draw
 

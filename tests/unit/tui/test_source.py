@@ -256,6 +256,38 @@ def test_details_curves_sparks_and_parameters_are_read_for_those_who_look(store:
     assert watcher.count(CurvesRead) == posted
 
 
+def test_another_screen_is_told_the_small_curves_that_were_read_for_the_first(store: HomePaths, watch: Watch) -> None:
+    watcher = watch(store)
+    watcher.poll()
+    first, second, *_ = (run for run in watcher.source.snapshot.runs if run.status == "completed")
+    pairs = tuple((run.id, "valid/accuracy") for run in (first, second))
+    for interest in (
+        Interest(sparks=pairs, asker=1),
+        Interest(sparks=pairs, asker=2),
+        Interest(sparks=pairs[:1], asker=2),
+    ):
+        posted = watcher.count(SparksRead)
+        watcher.source.watch(interest)
+        watcher.poll()
+        assert watcher.count(SparksRead) == posted + 1
+        assert list(watcher.last(SparksRead).sparks) == [run for run, _ in interest.sparks]
+
+
+def test_small_curves_that_the_time_did_not_suffice_for_follow(
+    store: HomePaths, watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tui.curve_cache.BUDGET_S", -1.0)
+    watcher = watch(store)
+    watcher.poll()
+    run = next(run for run in watcher.source.snapshot.runs if run.status == "completed")
+    watcher.source.watch(Interest(sparks=((run.id, "valid/accuracy"),)))
+    watcher.poll()
+    assert run.id not in watcher.last(SparksRead).sparks
+    monkeypatch.setattr("tui.curve_cache.BUDGET_S", 10.0)
+    watcher.poll()
+    assert len(watcher.last(SparksRead).sparks[run.id]) == 12
+
+
 def test_curves_are_read_on_from_their_end_and_anew_after_a_retry(store: HomePaths, watch: Watch) -> None:
     watcher = watch(store)
     watcher.poll()
