@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -27,6 +28,8 @@ def _still(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.setenv("TZ", "UTC")
     monkeypatch.setenv("TEXTUAL_ANIMATIONS", "none")
+    # on a slow machine a picture would show what is read so far
+    monkeypatch.setattr("tui.curve_cache.PROGRESS_S", math.inf)
     monkeypatch.chdir(tmp_path)
     time.tzset()
     yield

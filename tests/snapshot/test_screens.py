@@ -81,6 +81,11 @@ def detail(app: MambaLab) -> bool:
     return getattr(app.screen, "detail", None) is not None
 
 
+def compared(app: MambaLab) -> bool:
+    """Tell whether the curves of all compared runs are drawn, not those alone that the screen before had asked for."""
+    return curves(app) and set(app.screen._read) == set(app.screen.run_ids)  # type: ignore[attr-defined]
+
+
 def charts_of_cell(app: MambaLab) -> bool:
     """Tell whether the chart beside the seeds is drawn."""
     return bool(app.screen.query_one("#curves").charts)  # type: ignore[attr-defined]
@@ -134,11 +139,11 @@ CASES: dict[str, tuple[tuple[int, int], tuple[Step, ...]]] = {
     "ablation-light": (MIDDLE, ("T", "a", "enter", charts_of_cell, sparks)),
     "ablation-loss": (SMALL, ("a", "j", "enter", "m", "x", sparks)),
     "ablation-effects": (SMALL, ("a", "j", "enter", "f")),
-    "compare": (MIDDLE, ("a", "j", "enter", "c", curves, lambda app: app.parameters)),
-    "compare-80x24": (SMALL, ("a", "j", "enter", "c", curves, lambda app: app.parameters)),
-    "compare-200x60": (LARGE, ("a", "j", "enter", "c", curves, lambda app: app.parameters)),
-    "compare-light": (MIDDLE, ("T", "a", "j", "enter", "c", curves, lambda app: app.parameters)),
-    "compare-differences": (SMALL, ("a", "j", "enter", "c", curves, lambda app: app.parameters, "d")),
+    "compare": (MIDDLE, ("a", "j", "enter", "c", compared, lambda app: app.parameters)),
+    "compare-80x24": (SMALL, ("a", "j", "enter", "c", compared, lambda app: app.parameters)),
+    "compare-200x60": (LARGE, ("a", "j", "enter", "c", compared, lambda app: app.parameters)),
+    "compare-light": (MIDDLE, ("T", "a", "j", "enter", "c", compared, lambda app: app.parameters)),
+    "compare-differences": (SMALL, ("a", "j", "enter", "c", compared, lambda app: app.parameters, "d")),
     "sql": (SMALL, ("Q", ask, "enter", answered)),
     "sql-120x40": (MIDDLE, ("Q", ask, "enter", answered)),
     "sql-200x60": (LARGE, ("Q", ask, "enter", answered)),
@@ -255,7 +260,7 @@ def test_a_comparison_without_colour(
     snap_compare: Compare, store: HomePaths, now: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
-    wanted = steps("a", "j", "enter", "c", curves, lambda app: app.parameters, "enter", without_notices)
+    wanted = steps("a", "j", "enter", "c", compared, lambda app: app.parameters, "enter", without_notices)
     assert snap_compare(still(store, now), terminal_size=MIDDLE, run_before=wanted)
 
 
