@@ -8,8 +8,9 @@ INSTALLED := .venv/.installed
 demo: $(INSTALLED) ## install if needed, then run the main job: an ablation through Ray, live, with its table at the end
 	$(BIN)/mambalab submit demo --follow
 
-test: $(INSTALLED) ## install if needed, then run the whole suite in two processes (Triton's interpreter in one of its own)
-	$(BIN)/python -m tests.suite.run
+test: $(INSTALLED) ## install if needed, then run the whole suite in two processes (Triton's interpreter in processes of its own)
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal tests/interpreter
 
 check: $(INSTALLED) ## lint, formatting, strict types, import directions
 	$(BIN)/ruff check .
