@@ -49,13 +49,22 @@ class MambaMixer(Mixer):
     def forward(self, x: Tensor, state: LayerState | None = None, position: int = 0) -> Tensor:  # noqa: ARG002
         """Map (batch, seqlen, d_model) to the same shape; see `Mixer`."""
         x, z = self._project(x)
-        out: Tensor = self.out_proj(self.inner(self._convolve(x, state), z, state))
+        if self.conv_weight is None:
+            x = F.silu(x)
+        else:
+            convolved = causal_conv1d(
+                x,
+                self.conv_weight,
+                self.conv_bias,
+                activation="silu",
+                initial_state=None if state is None else state["conv"].to(x.dtype),
+                implementation=self.implementation,
+            )
+            x = convolved.y
+            if state is not None:
+                state["conv"] = convolved.final_state
+        out: Tensor = self.out_proj(self.inner(x, z, state))
         return out
-
-    def advance(self, x: Tensor, state: LayerState, position: int) -> None:  # noqa: ARG002
-        """Advance the state without the gate and the last projection."""
-        (x,) = project(x, self.in_proj.weight, (self.d_inner,))
-        self.inner(self._convolve(x, state), None, state)
 
     def step(self, x: Tensor, state: LayerState, position: int) -> Tensor:  # noqa: ARG002
         """Map (batch, d_model) to the same shape and advance the state."""
@@ -82,22 +91,6 @@ class MambaMixer(Mixer):
         if self.conv_weight is not None:
             state["conv"] = torch.zeros(batch, self.conv_weight.shape[1] - 1, self.d_inner, device=device, dtype=dtype)
         return state
-
-    def _convolve(self, x: Tensor, state: LayerState | None) -> Tensor:
-        """Return silu(conv(x)) of (batch, seqlen, d_inner)."""
-        if self.conv_weight is None:
-            return F.silu(x)
-        convolved = causal_conv1d(
-            x,
-            self.conv_weight,
-            self.conv_bias,
-            activation="silu",
-            initial_state=None if state is None else state["conv"].to(x.dtype),
-            implementation=self.implementation,
-        )
-        if state is not None:
-            state["conv"] = convolved.final_state
-        return convolved.y
 
     def _project(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         if not self.gate:

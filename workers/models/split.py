@@ -13,14 +13,11 @@ from torch.overrides import handle_torch_function, has_torch_function
 def project(x: Tensor, weight: Tensor, sizes: Sequence[int]) -> tuple[Tensor, ...]:
     """Return `F.linear(x, weight)` cut into parts of such sizes along the last dimension.
 
-    The sizes may leave out the end of it, which is then not computed. A `TorchFunctionMode` sees it as one function, and may
-    give the parts memory of their own; whatever mode trains wants all of it.
+    A `TorchFunctionMode` sees it as one function, and may give the parts memory of their own.
     """
     if has_torch_function((x, weight)):
         parts: tuple[Tensor, ...] = handle_torch_function(project, (x, weight), x, weight, sizes)
         return parts
-    wanted = sum(sizes)
-    weight = weight if wanted == len(weight) else weight[:wanted]
     return torch.split(F.linear(x, weight), list(sizes), dim=-1)
 
 
