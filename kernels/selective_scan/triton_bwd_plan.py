@@ -9,7 +9,6 @@ TILE = 32
 STATE_BLOCK = 16
 LANE_GROUPS = 8  # channel groups side by side in a warp
 WARPS_WANTED = 1024  # main-kernel warps that fill a large GPU at 255 registers: 8 on each of 132 multiprocessors
-WARPS_ENOUGH = 480  # about one on each scheduler: cutting their sequences in two costs more (every carry computed again) than it hides
 CARRY_WARPS_WANTED = 8192
 
 
@@ -33,8 +32,6 @@ def plan_backward(batch: int, seqlen: int, d_inner: int, d_state: int, ngroups: 
     group_warps = math.ceil(group_size / (LANE_GROUPS * channels))
     strands = batch * ngroups * group_warps
     chunks = min(tiles, max(1, WARPS_WANTED // strands))
-    if d_state <= STATE_BLOCK and strands >= WARPS_ENOUGH:
-        chunks = 1
     chunk_tiles = math.ceil(tiles / chunks)
     chunks = math.ceil(tiles / chunk_tiles)
     warps = 8

@@ -84,13 +84,17 @@ def test_a_kept_graph_gives_the_same_gradients_again(shape: tuple[int, int, int]
 
 def test_a_captured_backward_may_be_replayed() -> None:
     given, leaves = problem(8, 128, 256)
-    y = output(given, leaves)
-    slope = torch.ones_like(y)
-    expected = torch.autograd.grad(y, leaves, slope, retain_graph=True)
+    stream = torch.cuda.Stream()  # autograd runs a backward on the stream of its forward, which has to be the captured one
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        y = output(given, leaves)
+        slope = torch.ones_like(y)
+        expected = torch.autograd.grad(y, leaves, slope, retain_graph=True)
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, stream=stream):
         found = torch.autograd.grad(y, leaves, slope)
     for _ in range(2):
         graph.replay()
+        torch.cuda.synchronize()
         assert all(torch.equal(*pair) for pair in zip(expected, found, strict=True))
