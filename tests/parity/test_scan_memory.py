@@ -84,7 +84,8 @@ def test_a_kept_graph_gives_the_same_gradients_again(shape: tuple[int, int, int]
 
 def test_a_captured_backward_may_be_replayed() -> None:
     given, leaves = problem(8, 128, 256)
-    stream = torch.cuda.Stream()  # autograd runs a backward on the stream of its forward, which has to be the captured one
+    # autograd runs a backward on the stream of its forward, which has to be the captured one
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         y = output(given, leaves)
