@@ -9,7 +9,7 @@ demo: $(INSTALLED) ## install if needed, then run the main job: an ablation thro
 	$(BIN)/mambalab submit demo --follow
 
 test: $(INSTALLED) ## install if needed, then run the whole suite in two processes (Triton's interpreter in processes of its own)
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal tests/interpreter
 
 check: $(INSTALLED) ## lint, formatting, strict types, import directions
