@@ -17,7 +17,9 @@ from kernels.selective_scan.triton_bwd_plan import TILE, plan_backward
         ((1, 2048, 2048, 16, 1), 8, 8),
     ],
 )
-def test_the_division_is_the_one_measured_to_be_the_fastest_in_a_step(shape: tuple[int, ...], warps: int, chunks: int) -> None:
+def test_the_division_is_the_one_measured_to_be_the_fastest_in_a_step(
+    shape: tuple[int, ...], warps: int, chunks: int
+) -> None:
     plan = plan_backward(*shape)
     assert (plan.warps, plan.chunks) == (warps, chunks)
 
