@@ -34,7 +34,8 @@ def test_whole_runs_are_measured_in_processes_of_their_own(tmp_path: Path) -> No
     for found in report.rows:
         assert {"start", "preparation", "training", "evaluation", "checkpoints", "lengths"} <= set(found.stages)
         assert all(value >= 0 for value in found.stages.values())
-        assert sum(found.stages.values()) <= found.seconds
+        rounding = 0.0005 * (len(found.stages) + 1)  # every figure is given in milliseconds
+        assert sum(found.stages.values()) <= found.seconds + rounding
         assert found.stages["start"] > 0.1  # Python and PyTorch
         assert found.exit >= 0
         assert found.steps_per_s > 0
