@@ -158,11 +158,14 @@ def report_from(
 def leftovers(directory: Path, cursor: int) -> Report:
     """Return what the files of an attempt hold whose supervisor is gone; kill its worker where it still runs here.
 
-    The state is `exited` where the worker left a result, else `gone`.
+    The state is `exited` where the worker left a result, else `gone`. The exit code is not known, but for an attempt of an
+    ensemble: there it is that of a worker that served this attempt alone, as a supervisor would say.
     """
     worker = worker_of(directory)
     if worker is not None and worker.alive():
         signal_group(worker.pid, signal.SIGKILL)
         return Report("running", cursor=cursor)  # asked again once it is dead: its last lines may still be on their way
-    report = report_from(AttemptPaths(directory), cursor, UNKNOWN_EXIT, running=False)
+    paths = AttemptPaths(directory)
+    packed = paths.result.exists() and bool((read_json(paths.spec) or {}).get("pack"))
+    report = report_from(paths, cursor, result_code(paths) if packed else UNKNOWN_EXIT, running=False)
     return report if report.result is not None else replace(report, state="gone")
