@@ -70,9 +70,7 @@ class Parts(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, sizes: tuple[int, ...], projections: Projections, side_by_side: bool
     ) -> tuple[Tensor, ...]:
-        taken = projections.cast(weight)[
-            :, : sum(sizes)
-        ]  # all of it, but where nothing else than the first parts is wanted
+        taken = projections.cast(weight)
         ctx.weight, ctx.projections, ctx.sizes = weight, projections, sizes
         ctx.x_dtype, ctx.x_shape, ctx.side_by_side = x.dtype, x.shape, side_by_side
         ctx.small = small.serves(taken, len(sizes))
