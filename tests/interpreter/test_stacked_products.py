@@ -98,6 +98,7 @@ def test_an_embedding_and_its_gradient(vocab: int, width: int) -> None:
     weight = laid(MEMBERS, vocab, width, side_by_side=False, dtype=torch.float32)
     member = torch.arange(MEMBERS)[:, None]
     assert torch.equal(embed(tokens, weight), weight[member, tokens])
+    assert torch.equal(embed(tokens[:1].expand(MEMBERS, -1), weight), weight[:, tokens[0]])  # all read the same
     dy = laid(MEMBERS, ROWS, width, side_by_side=False, dtype=torch.float32)
     expected = torch.zeros_like(weight).index_put((member.expand_as(tokens), tokens), dy, accumulate=True)
     assert torch.equal(embedding_gradient(tokens, dy, vocab), expected)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from unittest.mock import Mock
+
 import pytest
 import torch
 
+from kernels import stacked_products as small
 from workers.models import LanguageModel, build_model
 from workers.specs import InductionHeadsSpec, ModelSpec
 from workers.training import cutting, pieces
@@ -85,3 +88,23 @@ def test_recorded_pieces_are_the_launched_ones_bit_for_bit(precision: str, monke
     launched = together(members, "last", precision)
     assert (recorded[0].recorded, launched[0].recorded) == (True, False)
     assert [row.metrics for row in recorded] == [row.metrics for row in launched]
+
+
+@pytest.mark.parametrize("count", [1, MEMBERS])
+def test_tokens_looked_up_by_the_kernel_are_the_rows_themselves(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    members = models()[:count]
+    names = [[name for name, _ in members[0].named_parameters()]]
+    reader = (
+        ModelReader(members[0], placed("fp32"))
+        if count == 1
+        else StackReader(Stack(members, names), members[0], placed("fp32"))
+    )
+    tokens = torch.randint(16, (4, PIECE + 1), device="cuda")[:, 1:]
+    kernel = Mock(wraps=small.embed)
+    monkeypatch.setattr(small, "embed", kernel)
+    with reader.reading():
+        by_kernel, _ = reader.features(tokens, None)
+        monkeypatch.setattr(small, "serves_tokens", lambda weight: False)
+        by_pytorch, _ = reader.features(tokens, None)
+    assert kernel.call_count == 1
+    assert torch.equal(by_kernel, by_pytorch)

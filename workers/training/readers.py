@@ -8,13 +8,15 @@ piece may be recorded into a CUDA graph (`pieces`). No such model asks where in 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
-from typing import Protocol
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
+from kernels import stacked_products as small
 from workers.models import LanguageModel
 from workers.models.lm import ModelState
 from workers.specs import ModelSpec
@@ -62,7 +64,7 @@ class ModelReader:
         was_training = self._model.training
         self._model.eval()
         try:
-            with torch.no_grad(), self.placement.autocast(), _casts_in_place():
+            with torch.no_grad(), self.placement.autocast(), _casts_in_place(), _LookedUp():
                 yield
         finally:
             self._model.train(was_training)
@@ -92,3 +94,15 @@ def _casts_in_place() -> Iterator[None]:
         yield
     finally:
         torch.set_autocast_cache_enabled(keeps)
+
+
+class _LookedUp(TorchFunctionMode):
+    """Few tokens are looked up by the kernel that ensembles have: PyTorch's took 632 us of 2^20 tokens' 6,000 on an H100."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is F.embedding and small.serves_tokens(args[1][None]):
+            tokens, weight = args[:2]
+            return small.embed(tokens.reshape(1, -1), weight[None]).view(*tokens.shape, -1)
+        return func(*args, **(kwargs or {}))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
+from kernels import stacked_products as small
 from workers.models import LanguageModel
 from workers.models.lm import ModelState
 from workers.training.precision import Placement
@@ -110,5 +111,8 @@ class _LookUp(torch.autograd.Function):
         if in_dims[0] is not None:
             raise NotImplementedError("the members of an ensemble read the same held-out tokens")
         members, vocab_size = info.batch_size, weight.shape[1]
+        if small.serves_tokens(weight):
+            named = tokens.reshape(1, -1).expand(members, -1)
+            return small.embed(named, weight).view(members, *tokens.shape, -1), 0
         offsets = torch.arange(0, members * vocab_size, vocab_size, device=tokens.device)
         return F.embedding(tokens + offsets.view(-1, *(1 for _ in tokens.shape)), weight.flatten(0, 1)), 0
