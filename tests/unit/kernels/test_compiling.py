@@ -29,7 +29,8 @@ def test_the_general_kernel_compiles_for_a_gpu_with_resets(compiled: dict[str, t
 def test_warps_that_take_turns_take_each_exponential_once(compiled: dict[str, tuple[int, int]]) -> None:
     a_block = 8 * 4  # steps and states of a lane
     for_two_elements = 2 + 2  # of softplus and of the gate
-    assert compiled["relay_kernel"][0] == UNROLLED * (a_block + for_two_elements)
+    across_the_block = 4  # a state of a lane each
+    assert compiled["relay_kernel"][0] == UNROLLED * (a_block + across_the_block + for_two_elements)
 
 
 def test_no_barrier_of_the_turns_parts_a_warp(compiled: dict[str, tuple[int, int]]) -> None:
