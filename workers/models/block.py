@@ -101,6 +101,10 @@ class Block(nn.Module):
         x, residual = self.norm(added, residual)
         return self._after_mixer(self.mixer(x, state, position), residual)
 
+    def advance(self, added: Tensor, residual: Tensor | None, state: LayerState, position: int) -> None:
+        """Advance the state as `forward` does, where nothing else is wanted."""
+        self.mixer.advance(self.norm(added, residual)[0], state, position)
+
     def step(self, added: Tensor, residual: Tensor | None, state: LayerState, position: int) -> tuple[Tensor, Tensor]:
         """Map one position, (batch, d_model) pairs, and advance the state."""
         x, residual = self.norm(added, residual)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import islice
 from typing import cast
 
 import torch
@@ -71,18 +72,18 @@ class LanguageModel(nn.Module):
 
     def features(self, tokens: Tensor, states: ModelState | None = None) -> Tensor:
         """Return what the head maps to logits, (batch, seqlen, d_model); else as `forward`."""
-        position = 0 if states is None else states.position
-        added, residual = self._embed(tokens, position), None
-        for index, block in enumerate(self.blocks):
-            layer = None if states is None else states.layers[index]
-            if self.through is None:
-                added, residual = block(added, residual, layer, position)
-            else:
-                added, residual = self.through(cast(Block, block), added, residual, layer, position)
+        added, residual = self._through_blocks(tokens, states, len(self.blocks))
         if states is not None:
             states.position += tokens.shape[1]
         normed: Tensor = self.norm(added, residual)[0]
         return normed
+
+    def advance(self, tokens: Tensor, states: ModelState) -> None:
+        """Advance the states past the tokens as `features` does, without what nothing but the features is made of."""
+        last = len(self.blocks) - 1
+        added, residual = self._through_blocks(tokens, states, last)
+        cast(Block, self.blocks[last]).advance(added, residual, states.layers[last], states.position)
+        states.position += tokens.shape[1]
 
     def step(self, tokens: Tensor, state: ModelState) -> tuple[Tensor, ModelState]:
         """Return logits (batch, vocab_size) for one int64 token each, (batch,), and the state, advanced in place."""
@@ -105,6 +106,18 @@ class LanguageModel(nn.Module):
         place = weight.device if device is None else torch.device(device)
         kept = dtype or weight.dtype
         return ModelState([block.mixer.allocate_state(batch, place, kept) for block in self._blocks()])
+
+    def _through_blocks(self, tokens: Tensor, states: ModelState | None, count: int) -> tuple[Tensor, Tensor | None]:
+        """Return what the first `count` blocks make of tokens; their layers' states are advanced, the position is not."""
+        position = 0 if states is None else states.position
+        added, residual = self._embed(tokens, position), None
+        for index, block in enumerate(islice(self.blocks, count)):
+            layer = None if states is None else states.layers[index]
+            if self.through is None:
+                added, residual = block(added, residual, layer, position)
+            else:
+                added, residual = self.through(cast(Block, block), added, residual, layer, position)
+        return added, residual
 
     def _embed(self, tokens: Tensor, position: int) -> Tensor:
         embedded: Tensor = self.embedding(tokens)

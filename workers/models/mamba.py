@@ -48,23 +48,12 @@ class MambaMixer(Mixer):
 
     def forward(self, x: Tensor, state: LayerState | None = None, position: int = 0) -> Tensor:  # noqa: ARG002
         """Map (batch, seqlen, d_model) to the same shape; see `Mixer`."""
-        x, z = self._project(x)
-        if self.conv_weight is None:
-            x = F.silu(x)
-        else:
-            convolved = causal_conv1d(
-                x,
-                self.conv_weight,
-                self.conv_bias,
-                activation="silu",
-                initial_state=None if state is None else state["conv"].to(x.dtype),
-                implementation=self.implementation,
-            )
-            x = convolved.y
-            if state is not None:
-                state["conv"] = convolved.final_state
-        out: Tensor = self.out_proj(self.inner(x, z, state))
+        out: Tensor = self.out_proj(self._mix(x, state))
         return out
+
+    def advance(self, x: Tensor, state: LayerState, position: int) -> None:  # noqa: ARG002
+        """Advance the state without the last projection. The gate stays: scans without one are served by slower kernels."""
+        self._mix(x, state)
 
     def step(self, x: Tensor, state: LayerState, position: int) -> Tensor:  # noqa: ARG002
         """Map (batch, d_model) to the same shape and advance the state."""
@@ -91,6 +80,26 @@ class MambaMixer(Mixer):
         if self.conv_weight is not None:
             state["conv"] = torch.zeros(batch, self.conv_weight.shape[1] - 1, self.d_inner, device=device, dtype=dtype)
         return state
+
+    def _mix(self, x: Tensor, state: LayerState | None) -> Tensor:
+        """Return the gated output of the inner layer, (batch, seqlen, d_inner)."""
+        x, z = self._project(x)
+        if self.conv_weight is None:
+            x = F.silu(x)
+        else:
+            convolved = causal_conv1d(
+                x,
+                self.conv_weight,
+                self.conv_bias,
+                activation="silu",
+                initial_state=None if state is None else state["conv"].to(x.dtype),
+                implementation=self.implementation,
+            )
+            x = convolved.y
+            if state is not None:
+                state["conv"] = convolved.final_state
+        mixed: Tensor = self.inner(x, z, state)
+        return mixed
 
     def _project(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         if not self.gate:

@@ -31,6 +31,10 @@ class Mixer(nn.Module):
         replaced by those after the sequence.
         """
 
+    def advance(self, x: Tensor, state: LayerState, position: int) -> None:
+        """Advance the state as `forward` does, where nothing else is wanted: a mixer may leave out what comes behind it."""
+        self(x, state, position)
+
     @abstractmethod
     def step(self, x: Tensor, state: LayerState, position: int) -> Tensor:
         """Map one position, (batch, d_model), to the same shape and advance the state in place."""

@@ -222,11 +222,13 @@ class Examiner:
         """
         places = (part.targets != IGNORE).any(0).nonzero().flatten()
         known = places.cpu()
-        for start, features in self._features(part.inputs, cut):
+        starts = range(0, part.inputs.shape[1], cut.piece)
+        bounds = torch.searchsorted(known, torch.tensor([*starts, part.inputs.shape[1]])).tolist()
+        within = {start: (first, last) for start, first, last in zip(starts, bounds, bounds[1:], strict=False)}
+        wanted = [first < last for first, last in within.values()]
+        for start, features in self._features(part.inputs, cut, wanted):
             end = min(start + cut.piece, part.inputs.shape[1])
-            first, last = (int(torch.searchsorted(known, bound)) for bound in (start, end))
-            if first == last:
-                continue
+            first, last = within[start]
             chosen = slice(start, end)
             targets = part.targets[:, chosen]
             if 2 * (last - first) < end - start:
@@ -234,19 +236,24 @@ class Examiner:
                 features, targets = features.index_select(-2, columns - start), part.targets.index_select(1, columns)
             yield self._reader.logits(features).float(), targets
 
-    def _features(self, tokens: Tensor, cut: Cut) -> Iterator[tuple[int, Tensor]]:
+    def _features(self, tokens: Tensor, cut: Cut, wanted: Sequence[bool]) -> Iterator[tuple[int, Tensor]]:
+        """Yield (start, features) of the pieces that are wanted, in order."""
         rows, seqlen = tokens.shape
         if cut.piece >= seqlen:
-            yield 0, self._reader.features(tokens, None)[0]
+            if wanted[0]:
+                yield 0, self._reader.features(tokens, None)[0]
             return
         key = (rows, cut.piece)
         if key not in self._pieces:
             self._pieces[key] = Pieces(self._reader, *key)
         pieces = self._pieces[key]
         pieces.begin()
-        for start in range(0, seqlen, cut.piece):
-            left = seqlen // cut.piece - start // cut.piece - 1
-            yield start, pieces.read(tokens[:, start : start + cut.piece], left)
+        for index, start in enumerate(range(0, seqlen, cut.piece)):
+            piece, left = tokens[:, start : start + cut.piece], wanted[index + 1 :]
+            if wanted[index]:
+                yield start, pieces.read(piece, left.count(True))
+            elif any(left):
+                pieces.skip(piece, left.count(False))
 
 
 def _parts(batches: Iterator[Batch], rows: int) -> Iterator[Batch]:

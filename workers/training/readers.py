@@ -45,6 +45,9 @@ class Reader(Protocol):
         states behind them; None where none were given: the tokens are then whole sequences.
         """
 
+    def advance(self, tokens: Tensor, states: States) -> States:
+        """Return the states behind tokens, as `features` does, where these are not wanted: a good part of the work is theirs."""
+
     def logits(self, features: Tensor) -> Tensor:
         """Return the head's logits (..., vocab_size)."""
 
@@ -79,6 +82,12 @@ class ModelReader:
             return self._model.features(tokens), None
         state = ModelState([dict(layer) for layer in states])
         return self._model.features(tokens, state), state.layers
+
+    def advance(self, tokens: Tensor, states: States) -> States:
+        """Return the states behind tokens."""
+        state = ModelState([dict(layer) for layer in states])
+        self._model.advance(tokens, state)
+        return state.layers
 
     def logits(self, features: Tensor) -> Tensor:
         """Return the head's logits."""

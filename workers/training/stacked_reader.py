@@ -32,6 +32,8 @@ class StackReader:
         self._skeleton = _Features(stack.skeleton)
         self._whole = torch.vmap(self._features, in_dims=(0, None))
         self._in_pieces = torch.vmap(self._features, in_dims=(0, None, 0))
+        self._remembering = _Remembering(stack.skeleton)
+        self._past = torch.vmap(self._remembered, in_dims=(0, None, 0))
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[None]:
@@ -56,6 +58,13 @@ class StackReader:
             features, behind = self._in_pieces(parameters, tokens, states)
         return features, behind
 
+    def advance(self, tokens: Tensor, states: States) -> States:
+        """Return the states behind tokens."""
+        parameters = self._projections.in_one_piece(self._stack.by_name)
+        with _Reading(self._projections, self._side_by_side), member_by_member():
+            behind: States = self._past(parameters, tokens, states)
+        return behind
+
     def logits(self, features: Tensor) -> Tensor:
         """Return the heads' logits (members, rows, positions, vocab_size)."""
         weight = self._stack.head
@@ -64,13 +73,21 @@ class StackReader:
     def _features(
         self, parameters: Mapping[str, Tensor], tokens: Tensor, states: States | None = None
     ) -> tuple[Tensor, States]:
-        named = {f"model.{name}": values for name, values in parameters.items()}
-        found: tuple[Tensor, States] = functional_call(self._skeleton, named, (tokens, states))
+        found: tuple[Tensor, States] = functional_call(self._skeleton, _inside(parameters), (tokens, states))
         return found
+
+    def _remembered(self, parameters: Mapping[str, Tensor], tokens: Tensor, states: States) -> States:
+        behind: States = functional_call(self._remembering, _inside(parameters), (tokens, states))
+        return behind
+
+
+def _inside(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Name a model's parameters as those of a module that holds it as `model`."""
+    return {f"model.{name}": values for name, values in parameters.items()}
 
 
 class _Features(nn.Module):
-    """Names of its parameters are the model's behind `model.`"""
+    """What `functional_call` calls for a model's features, and the states behind them."""
 
     def __init__(self, model: LanguageModel) -> None:
         super().__init__()
@@ -81,6 +98,19 @@ class _Features(nn.Module):
             return self.model.features(tokens), []
         state = ModelState([dict(layer) for layer in states])
         return self.model.features(tokens, state), state.layers
+
+
+class _Remembering(nn.Module):
+    """What `functional_call` calls for the states alone."""
+
+    def __init__(self, model: LanguageModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, tokens: Tensor, states: States) -> States:
+        state = ModelState([dict(layer) for layer in states])
+        self.model.advance(tokens, state)
+        return state.layers
 
 
 class _Reading(TakenOver):

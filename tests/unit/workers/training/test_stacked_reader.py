@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -9,10 +11,11 @@ import torch
 
 from workers.models import LanguageModel, build_model
 from workers.specs import InductionHeadsSpec, ModelSpec, TrainSpec
-from workers.tasks import build_task
+from workers.tasks import IGNORE, Batch, build_task
 from workers.training import cutting
 from workers.training.evaluation import HeldOutStream, evaluate, evaluate_together
 from workers.training.extrapolation import Examiner, HeldOut
+from workers.training.pieces import Pieces
 from workers.training.precision import Placement
 from workers.training.readers import ModelReader
 from workers.training.stacked import Stack
@@ -101,6 +104,101 @@ def test_positions_without_a_target_get_no_logits(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(reader, "logits", watched)
     assert Examiner(reader, InductionHeadsSpec(seqlen=40, vocab=7), HeldOut(1, 4)).examine(40) is not None
     assert shapes == [(4, 1, 8)]
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "hybrid"])
+def test_states_advance_without_features_as_with_them(kind: str) -> None:
+    """One model's and several models' states, behind two pieces, of which the first was read for the states alone."""
+    models = [model_of(kind, seed) for seed in range(3)]
+    first, second = torch.arange(2 * 2 * 9).view(2, 2, 9) % 7
+    for reader in (ModelReader(models[0], CPU), reader_of(models)):
+        with reader.reading():
+            begun = reader.begin(2)
+            _, read = reader.features(first, begun)
+            skipped = reader.advance(first, begun)
+            assert read is not None
+            assert all(value.abs().sum() == 0 for layer in begun for value in layer.values())
+            for one, other in zip(read, skipped, strict=True):
+                assert set(one) == set(other)
+                for name, values in one.items():
+                    assert values.abs().sum() > 0
+                    torch.testing.assert_close(other[name], values, rtol=1e-12, atol=1e-14)
+            expected, found = reader.features(second, read)[0], reader.features(second, skipped)[0]
+            torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-14)
+
+
+def test_nothing_comes_behind_the_last_layer_where_no_features_are_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of five pieces the last alone has a target: projection and norm behind the last layer run once, not five times."""
+    monkeypatch.setattr(cutting, "PIECE_TOKENS", 4 * 8)
+    model = model_of("mamba", 0)
+    ran = {"final norm": 0, "last projection": 0, "first projection": 0}
+
+    def count(module: torch.nn.Module, name: str) -> None:
+        module.register_forward_hook(lambda *_: ran.update({name: ran[name] + 1}))
+
+    mixers = [getattr(block, "mixer") for block in model.blocks]  # noqa: B009 - a ModuleList does not know what it holds
+    count(model.norm, "final norm")
+    count(mixers[0].out_proj, "first projection")
+    count(mixers[1].out_proj, "last projection")
+    examiner = Examiner(ModelReader(model, CPU), InductionHeadsSpec(seqlen=40, vocab=7), HeldOut(1, 4))
+    assert examiner.examine(40) is not None
+    assert ran == {"final norm": 1, "last projection": 1, "first projection": 5}
+
+
+def test_what_lies_behind_the_last_target_is_not_read() -> None:
+    class Counting(ModelReader):
+        read, skipped = 0, 0
+
+        def features(self, tokens: torch.Tensor, states: Any) -> Any:
+            self.read += 1
+            return super().features(tokens, states)
+
+        def advance(self, tokens: torch.Tensor, states: Any) -> Any:
+            self.skipped += 1
+            return super().advance(tokens, states)
+
+    reader = Counting(model_of("mamba", 0), CPU)
+    targets = torch.full((2, 40), IGNORE)
+    targets[0, 17], targets[1, 10] = 3, 2
+    examiner = Examiner(reader, TASK, HeldOut(1, 2))
+    with reader.reading():
+        found = list(examiner._supervised(Batch(torch.arange(80).view(2, 40) % 7, targets), cutting.Cut(1, 2, 8)))
+        (whole,) = [reader.logits(reader.features(torch.arange(80).view(2, 40) % 7, None)[0])]
+    assert [wanted.shape for _, wanted in found] == [(2, 1), (2, 1)]
+    torch.testing.assert_close(torch.cat([one for one, _ in found], 1), whole[:, [10, 17]].float())
+    assert (reader.read, reader.skipped) == (2 + 1, 1)
+
+
+def test_a_way_past_pieces_is_recorded_where_many_are_to_come_or_came(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What reads them is recorded apart from what skips them; one read at the end of each batch is recorded in time."""
+    seen: list[str] = []
+
+    class Graph:
+        def replay(self) -> None:
+            seen.append("replayed")
+
+    @contextlib.contextmanager
+    def graph(*_: Any, **__: Any) -> Iterator[None]:
+        seen.append("recorded")
+        yield
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(torch.cuda, "graph", graph)
+    reader = ModelReader(model_of("mamba", 0), CPU)
+    tokens = torch.zeros(2, 8, dtype=torch.int64)
+    pieces = Pieces(reader, 2, 8)
+    pieces._refused = False
+    happened: list[tuple[int, int]] = []
+    with reader.reading():
+        for _ in range(4):
+            pieces.begin()
+            for left in (4, 3, 2, 1, 0):
+                pieces.skip(tokens, left)
+            pieces.read(tokens, 0)
+            happened.append((seen.count("recorded"), seen.count("replayed")))
+    # of the skipped the first goes as it comes; what is read is recorded once three of it went so
+    assert happened == [(1, 4), (1, 9), (1, 14), (2, 20)]
+    assert pieces.recorded
 
 
 class _Narrow(ModelReader):
