@@ -4,7 +4,7 @@ The backward has no atomics: programs write partial sums of dweight and dbias, w
 is cut depends on the shape alone, never on the card or on a timing, so the same inputs always give the same bits.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -21,9 +21,14 @@ NARROW = 8
 """The largest width whose window is kept in registers; wider filters take loops and three backward passes."""
 
 WIDE_TILE, WIDE_CHUNK = 2048, 64
-FORWARD_CHUNKS, FORWARD_PROGRAMS, FORWARD_STEPS = (64, 32, 16, 8), 8192, 16
-BACKWARD_CHUNKS, BACKWARD_PROGRAMS, BACKWARD_STEPS = (128, 64, 32, 16), 2048, 2
-"""Best of those measured on an H100, 2026-11-24: docs/LOG.md."""
+WALKS, BLOCK = 4, 64
+"""Walks of a program, a warp each, and their channels, two a lane."""
+
+ROWS, FEW_ROWS, FEW = 16, 8, 1024
+"""Rows of a walk, all of which are asked for at once; and where that leaves fewer walks than FEW. Measured: docs/LOG.md, 2026-11-25."""
+
+LONG_ROWS, LONG_STEPS, MANY = (128, 64, 32), 2, 4096
+"""Rows of the backward's walks where that leaves MANY, two at once: the longer a walk, the fewer halos and partial sums."""
 
 UPDATE_BLOCK = 256
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
@@ -62,14 +67,52 @@ def causal_conv1d_update_triton(
     return y
 
 
-def chunk_size(blocks: int, seqlen: int, sizes: tuple[int, ...], programs: int) -> int:
-    """The positions a program owns: as many as leave enough programs, so that halos and partial sums stay small."""
-    return next((size for size in sizes if blocks * triton.cdiv(seqlen, size) >= programs), sizes[-1])
+class Cut(NamedTuple):
+    """How the narrow kernels' work is cut: a program's walks, side by side, a walk's rows, and its channels."""
+
+    walks: int
+    rows: int
+    block_d: int
+
+    def blocks(self, d: int) -> int:
+        """Programs side by side along the channels."""
+        return -(-d // self.block_d)
+
+    def chunks(self, seqlen: int) -> int:
+        """Programs one after another along the sequence."""
+        return -(-seqlen // (self.walks * self.rows))
+
+    def options(self) -> dict[str, int]:
+        """The kernel's keyword arguments that say so."""
+        return {"WALKS": self.walks, "ROWS": self.rows, "BLOCK_D": self.block_d, "num_warps": self.walks}
 
 
-def _narrow_block(d: int, width: int) -> int:
-    block: int = min(128 if width <= 4 else 64, triton.next_power_of_2(d))
+def short_walks(batch: int, seqlen: int, d: int) -> Cut:
+    """Walks whose rows are all asked for at once, several a program, so that programs share the rows between them."""
+    return _cut(seqlen, d, ROWS if _count(batch, seqlen, d, ROWS) >= FEW else FEW_ROWS)
+
+
+def backward_cut(batch: int, seqlen: int, d: int, width: int, continued: bool) -> tuple[Cut, int]:
+    """The cut and how many rows are asked for at once; `continued` from an initial state, to whose gradient a walk goes on."""
+    for rows in LONG_ROWS:
+        if _count(batch, seqlen, d, rows) >= MANY:
+            return _cut(seqlen, d, rows), LONG_STEPS
+    cut = short_walks(batch, seqlen, d)
+    return cut, cut.rows + (width - 1) * (2 if continued else 1)
+
+
+def _block(d: int) -> int:
+    block: int = min(BLOCK, triton.next_power_of_2(d))
     return block
+
+
+def _count(batch: int, seqlen: int, d: int, rows: int) -> int:
+    count: int = batch * triton.cdiv(d, _block(d)) * triton.cdiv(seqlen, rows)
+    return count
+
+
+def _cut(seqlen: int, d: int, rows: int) -> Cut:
+    return Cut(min(WALKS, triton.next_power_of_2(triton.cdiv(seqlen, rows))), rows, _block(d))
 
 
 def _wide_block(d: int) -> tuple[int, int]:
@@ -107,19 +150,10 @@ def causal_conv1d_op(
     flags = {"WIDTH": width, "SILU": silu} | _flags(bias, initial_state, reset)
     with on_device(x):
         if width <= NARROW:
-            block_d = _narrow_block(d, width)
-            blocks = batch * triton.cdiv(d, block_d)
-            size = chunk_size(blocks, seqlen, FORWARD_CHUNKS, FORWARD_PROGRAMS)
-            chunks = triton.cdiv(seqlen, size)
-            conv_forward[(blocks * chunks,)](
-                *arguments,
-                chunks,
-                size,
-                *strides,
-                **flags,
-                STEPS=min(FORWARD_STEPS, size),
-                BLOCK_D=block_d,
-                num_warps=1,
+            cut = short_walks(batch, seqlen, d)
+            chunks = cut.chunks(seqlen)
+            conv_forward[(batch * cut.blocks(d) * (chunks + 1),)](
+                *arguments, chunks, *strides, **flags, **cut.options()
             )
         else:
             block_t, block_d = _wide_block(d)
@@ -197,17 +231,17 @@ def _narrow(
     """Fill dx and dinitial; return the partial sums of dweight and dbias."""
     batch, seqlen, d = x.shape
     width = weight.shape[1]
-    block_d = _narrow_block(d, width)
-    blocks = batch * triton.cdiv(d, block_d)
-    size = chunk_size(blocks, seqlen, BACKWARD_CHUNKS, BACKWARD_PROGRAMS)
-    chunks = triton.cdiv(seqlen, size)
-    partial = torch.empty((batch * chunks, width + (bias is not None), d), dtype=torch.float32, device=x.device)
-    conv_backward[(blocks * chunks,)](
+    cut, steps = backward_cut(batch, seqlen, d, width, initial_state is not None)
+    chunks = cut.chunks(seqlen)
+    partial = torch.empty(
+        (batch * chunks * cut.walks, width + (bias is not None), d), dtype=torch.float32, device=x.device
+    )
+    conv_backward[(batch * cut.blocks(d) * chunks,)](
         x, weight, bias if bias is not None else x, initial_state if initial_state is not None else x,
         reset if reset is not None else x, dy if dy is not None else x, dfinal if dfinal is not None else x, dx, dinitial, partial,
-        seqlen, d, chunks, size, *x.stride(), *weight.stride(), *_strides(bias, 1), *_strides(initial_state, 3),
+        seqlen, d, chunks, *x.stride(), *weight.stride(), *_strides(bias, 1), *_strides(initial_state, 3),
         *_strides(reset, 2), *_strides(dy, 3), *_strides(dfinal, 3), WIDTH=width, SILU=silu, **_flags(bias, initial_state, reset),
-        HAS_DY=dy is not None, HAS_DFINAL=dfinal is not None, STEPS=BACKWARD_STEPS, BLOCK_D=block_d, num_warps=1,
+        HAS_DY=dy is not None, HAS_DFINAL=dfinal is not None, STEPS=steps, **cut.options(),
     )  # fmt: skip
     return partial
 

@@ -5,15 +5,8 @@ import torch
 
 from kernels.bench.problems import Problem, causal_conv1d_problem, causal_conv1d_update_problem
 from kernels.bench.verify import parity, repeats_bitwise
-from kernels.causal_conv1d import causal_conv1d, causal_conv1d_update
-from kernels.causal_conv1d.triton_op import (
-    BACKWARD_CHUNKS,
-    BACKWARD_PROGRAMS,
-    FORWARD_CHUNKS,
-    FORWARD_PROGRAMS,
-    NARROW,
-    chunk_size,
-)
+from kernels.causal_conv1d import causal_conv1d, causal_conv1d_update, triton_op
+from kernels.causal_conv1d.triton_op import FEW_ROWS, NARROW, WALKS, backward_cut, short_walks
 
 pytestmark = pytest.mark.interpreter
 
@@ -40,11 +33,23 @@ def test_a_sequence_shorter_than_the_filter(width: int, seqlen: int) -> None:
         assert row.passed, row
 
 
-@pytest.mark.parametrize("seqlen", [15, 16, 17, 34])
-def test_chunks_meet(seqlen: int) -> None:
-    assert chunk_size(1, seqlen, FORWARD_CHUNKS, FORWARD_PROGRAMS) == 8
-    assert chunk_size(1, seqlen, BACKWARD_CHUNKS, BACKWARD_PROGRAMS) == 16
+@pytest.mark.parametrize("seqlen", [7, 8, 17, 34])
+@pytest.mark.parametrize("walks", [1, 2, WALKS])
+def test_walks_and_programs_meet(seqlen: int, walks: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(triton_op, "WALKS", walks)
+    cut = short_walks(1, seqlen, 3)
+    assert cut.rows == FEW_ROWS
+    assert (cut.chunks(seqlen) > 1) == (seqlen > FEW_ROWS * walks)
     for row in parity(problem(4, batch=1, seqlen=seqlen, d=3, initial_state=True, reset=True)):
+        assert row.passed, row
+
+
+@pytest.mark.parametrize("continued", [False, True], ids=["fresh", "continued"])
+def test_long_walks_meet(continued: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(triton_op, "MANY", 1)
+    monkeypatch.setattr(triton_op, "LONG_ROWS", (16,))
+    assert backward_cut(1, 75, 3, 4, continued) == ((WALKS, 16, 4), triton_op.LONG_STEPS)
+    for row in parity(problem(4, batch=1, seqlen=75, d=3, initial_state=continued, reset=continued)):
         assert row.passed, row
 
 
@@ -133,7 +138,9 @@ def test_compiles_into_one_graph() -> None:
 
 
 @pytest.mark.parametrize(
-    ("blocks", "seqlen", "expected"), [(1, 10, 16), (128, 2048, 128), (64, 4096, 128), (2048, 1, 128), (64, 1024, 32)]
-)
-def test_chunks_are_as_long_as_leaves_enough_programs(blocks: int, seqlen: int, expected: int) -> None:
-    assert chunk_size(blocks, seqlen, BACKWARD_CHUNKS, BACKWARD_PROGRAMS) == expected
+    ("batch", "seqlen", "d", "cut", "steps"),
+    [(8, 2048, 2048, (4, 128, 64), 2), (64, 1024, 128, (4, 32, 64), 2), (2048, 1, 128, (1, 128, 64), 2), (8, 256, 1024, (4, 16, 64), 19),
+     (8, 256, 128, (4, 8, 64), 11), (1, 10, 5, (2, 8, 8), 11)],
+)  # fmt: skip
+def test_walks_are_as_long_as_leaves_enough(batch: int, seqlen: int, d: int, cut: tuple[int, ...], steps: int) -> None:
+    assert backward_cut(batch, seqlen, d, 4, False) == (cut, steps)
