@@ -11,28 +11,33 @@ tile and a channel group is CHANNELS neighbouring channels: a thread holds STEPS
 import triton
 import triton.language as tl
 
-from kernels.selective_scan.triton_bwd_rows import finish_tile, load_tile, over_pieces, spans_between
+from kernels.selective_scan.triton_bwd_rows import (
+    fetch_tile,
+    finish_tile,
+    load_tile,
+    load_vectors,
+    over_pieces,
+    spans_between,
+)
+from kernels.selective_scan.triton_bwd_short import add_short_partials
 from kernels.selective_scan.triton_bwd_state import (
     add_partials,
     enter_pieces,
     in_every_channel,
     in_every_step,
+    leave_sums,
     replay_gradients,
     replay_states,
 )
-from kernels.selective_scan.triton_common import ex2, prefetch_l1, softplus
+from kernels.selective_scan.triton_common import ex2, kept_place, prefetch_l1
 from kernels.selective_scan.triton_lanes import (
     claim_scratch,
-    fetch,
     lane_down,
-    lane_flip,
     lane_up,
     load_own,
     load_row,
-    quad_sums,
     store_own,
     store_row,
-    store_scratch,
     sum_pieces,
 )
 
@@ -61,6 +66,7 @@ CLOSED = tl.constexpr(-1e30)  # an exponent that makes a decay zero, whatever th
         "dy_channel",
         "reset_batch",
         "reset_time",
+        "out_batch",
     ]
 )
 def scan_backward_kernel(
@@ -86,6 +92,7 @@ def scan_backward_kernel(
     dD_ptr,
     dbias_ptr,
     part_ptr,
+    scale_ptr,
     scratch_ptr,
     part_width,
     seqlen,
@@ -106,10 +113,12 @@ def scan_backward_kernel(
     dy_channel,
     reset_batch,
     reset_time,
+    out_batch,
     ROW_X: tl.constexpr,
     ROW_DT: tl.constexpr,
     ROW_Z: tl.constexpr,
     ROW_DY: tl.constexpr,
+    ROW_OUT: tl.constexpr,
     D_INNER: tl.constexpr,
     D_STATE: tl.constexpr,
     GROUPS: tl.constexpr,
@@ -123,11 +132,13 @@ def scan_backward_kernel(
     EXACT: tl.constexpr,
     CARRIED: tl.constexpr,
     PREFETCH: tl.constexpr,
+    HALVES: tl.constexpr,
 ):
     HAS_Z: tl.constexpr = z_ptr is not None
     HAS_RESET: tl.constexpr = reset_ptr is not None
     B_CONSTANT: tl.constexpr = B_ptr is not None
     C_CONSTANT: tl.constexpr = C_ptr is not None
+    SHORT: tl.constexpr = scale_ptr is not None
     UNIT: tl.constexpr = 2 if PAIRS else 1
     SPAN: tl.constexpr = 8 * WARPS * CHANNELS
     GROUP_SIZE: tl.constexpr = D_INNER // GROUPS
@@ -169,18 +180,19 @@ def scan_backward_kernel(
     at_rows = (at_x, at_dt, at_z, at_dy)
     rows = (row_x, row_dt, row_z, row_dy)
     row_channels = (x_channel, dt_channel, z_channel, dy_channel)
-    at_out = t_lane * (D_INNER // UNIT) + d // UNIT
+    at_out = t_lane * (ROW_OUT // UNIT) + d // UNIT
     at_d = d // UNIT
+    at_kept = kept_place(d, D_INNER, HALVES)
 
     # Per-program bases.
     x_ptr += b * x_batch
     dt_ptr += b * dt_batch
     dy_ptr += b * dy_batch
-    dx_ptr += b * seqlen * D_INNER
-    ddt_ptr += b * seqlen * D_INNER
+    dx_ptr += b * out_batch
+    ddt_ptr += b * out_batch
     if HAS_Z:
         z_ptr += b * z_batch
-        dz_ptr += b * seqlen * D_INNER
+        dz_ptr += b * out_batch
     if HAS_RESET:
         reset_ptr += b * reset_batch
     BC_ptr += (b * GROUPS + group) * tiles * (2 * D_STATE * TILE)
@@ -191,32 +203,20 @@ def scan_backward_kernel(
     own = local + mine < GROUP_SIZE
     dA_ptr += sums + d + mine
     part_row = BLOCKS * part_width
-    part_ptr += b * tiles * (D_STATE * part_row) + block * part_width
+    if SHORT:
+        part_ptr += b * tiles * (D_STATE // 2 * part_row) + block * SPAN
+        scale_ptr += (b * tiles * BLOCKS + block) * (2 * D_STATE)
+    else:
+        part_ptr += b * tiles * (D_STATE * part_row) + block * part_width
     scratch = claim_scratch(scratch_ptr + pid.to(tl.int64) * (WARPS * 2 * BLOCK * TILE), thread)
     kind = (lane >> 1) & 1
     at_scratch = ((thread >> 5) * 2 + kind) * (BLOCK * TILE) + t_lane + (lane & 1) * 4
 
-    skip = ()
-    bias = ()
-    step_constant = ()
-    dD = ()
-    dbias = ()
-    zeros = ()
-    for c in tl.static_range(CHANNELS):
-        zeros = zeros + (zero,)
-        dD = dD + (zero,)
-        dbias = dbias + (zero,)
-        if D_ptr is not None:
-            skip = skip + (tl.load(D_ptr + d + c, mask=channel_mask[c], other=0.0),)
-        else:
-            skip = skip + (zero,)
-        if bias_ptr is not None:
-            bias = bias + (tl.load(bias_ptr + d + c, mask=channel_mask[c], other=0.0),)
-        else:
-            bias = bias + (zero,)
-        if DT_CONSTANT:
-            step = tl.load(dt_ptr + d + c, mask=channel_mask[c], other=0.0).to(tl.float32) + bias[c]
-            step_constant = step_constant + (softplus(step) if SOFTPLUS else step,)
+    skip, bias, step_constant, zeros = load_vectors(
+        D_ptr, bias_ptr, dt_ptr, d, channel_mask, zero, SOFTPLUS, DT_CONSTANT, CHANNELS
+    )
+    dD = zeros
+    dbias = zeros
     for n in range(D_STATE):
         tl.store(dA_ptr + n * D_INNER, zero, mask=own)
         if B_CONSTANT:
@@ -278,17 +278,20 @@ def scan_backward_kernel(
         )
         span_up, span_down = spans_between(totals, CHANNELS)
 
-        if PREFETCH:  # to L2, the rows that the next tile reads
-            earlier = tl.maximum(tile - 1, 0)
-            first = (block % (BLOCKS // GROUPS)) * SPAN + group * GROUP_SIZE
-            fetch(BC_ptr + earlier * (2 * D_STATE * TILE), 0, thread, 1, 2 * D_STATE * TILE, THREADS)
-            fetch(checkpoint_ptr + earlier * (D_STATE * D_INNER) + first, D_INNER, thread, D_STATE, SPAN, THREADS)
-            fetch(x_ptr + earlier * (TILE * ROW_X) + first, ROW_X, thread, TILE, SPAN, THREADS)
-            fetch(dy_ptr + earlier * (TILE * ROW_DY) + first, ROW_DY, thread, TILE, SPAN, THREADS)
-            if HAS_Z:
-                fetch(z_ptr + earlier * (TILE * ROW_Z) + first, ROW_Z, thread, TILE, SPAN, THREADS)
-            if not DT_CONSTANT:
-                fetch(dt_ptr + earlier * (TILE * ROW_DT) + first, ROW_DT, thread, TILE, SPAN, THREADS)
+        if PREFETCH:
+            fetch_tile(
+                (BC_ptr, checkpoint_ptr, x_ptr, dt_ptr, z_ptr, dy_ptr),
+                tl.maximum(tile - 1, 0),
+                (block % (BLOCKS // GROUPS)) * SPAN + group * GROUP_SIZE,
+                thread,
+                (ROW_X, ROW_DT, ROW_Z, ROW_DY),
+                DT_CONSTANT,
+                D_INNER,
+                D_STATE,
+                SPAN,
+                HALVES,
+                THREADS,
+            )
 
         ys = ()
         for _i in tl.static_range(STEPS * CHANNELS):
@@ -317,14 +320,14 @@ def scan_backward_kernel(
                 # for at the loop's end, so nothing else is.
                 n_next = tl.minimum(n + 1, D_STATE - 1)
                 a_next = load_row(A_ptr + n_next * D_INNER, at_d, channel_mask, 1, CHANNELS, PAIRS, MASKED)
-                h_now = load_row(entering + n * D_INNER, at_d, channel_mask, 1, CHANNELS, PAIRS, MASKED)
+                h_now = load_row(entering + n * D_INNER, at_kept // UNIT, channel_mask, 1, CHANNELS, PAIRS, MASKED)
                 g_late = load_row(carry_ptr + n * D_INNER, at_d, channel_mask, 1, CHANNELS, PAIRS, MASKED)
                 dA_old = load_own(dA_ptr + n * D_INNER, own, MASKED)
                 if PREFETCH:  # to L1, what a later state reads: it would not outlast a whole tile there
                     n_far = tl.minimum(n + 3, D_STATE - 1)
                     prefetch_l1(BC_tile + n_far * (2 * TILE))
                     prefetch_l1(BC_tile + n_far * (2 * TILE) + TILE)
-                    prefetch_l1(entering + n_far * D_INNER + d)
+                    prefetch_l1(entering + n_far * D_INNER + at_kept)
                 # Channels go side by side through every stage: that keeps twice the independent work in flight.
                 a = ()
                 u = ()
@@ -355,20 +358,16 @@ def scan_backward_kernel(
                 store_row(carry_ptr + n * D_INNER, at_d, g, first_piece, CHANNELS, PAIRS, True)
                 a_now = a_next
                 if not (B_CONSTANT and C_CONSTANT):
-                    values = ()
-                    for i in tl.static_range(STEPS):
-                        values = values + (dBs[STEPS - 1 - i],)
-                    for i in tl.static_range(STEPS):
-                        values = values + (dCs[i],)
-                    quad = quad_sums(values, lane, EXACT)
-                    both = ()
-                    for i in tl.static_range(4):
-                        both = both + (quad[i] + lane_flip(quad[i], 16),)
-                    store_scratch(scratch, (n - n_first) * TILE + at_scratch, both, lane < 16)
+                    leave_sums(scratch, (n - n_first) * TILE + at_scratch, dBs, dCs, lane, EXACT)
             if not (B_CONSTANT and C_CONSTANT):
                 tl.debug_barrier()
-                part = part_ptr + tile * (D_STATE * part_row)
-                add_partials(scratch, part, part_row, thread, n_first, D_STATE, BLOCK, WARPS)
+                if SHORT:
+                    part = part_ptr + tile * (D_STATE // 2 * part_row)
+                    scale = scale_ptr + tile * (BLOCKS * 2 * D_STATE)
+                    add_short_partials(scratch, part, scale, part_row, thread, n_first, D_STATE, BLOCK, WARPS)
+                else:
+                    part = part_ptr + tile * (D_STATE * part_row)
+                    add_partials(scratch, part, part_row, thread, n_first, D_STATE, BLOCK, WARPS)
 
         dD, dbias = finish_tile(
             (x_ptr, dt_ptr, z_ptr, dy_ptr),
@@ -386,7 +385,7 @@ def scan_backward_kernel(
             dbias,
             SOFTPLUS,
             DT_CONSTANT,
-            D_INNER,
+            ROW_OUT,
             CHANNELS,
             PAIRS,
             MASKED,

@@ -8,7 +8,7 @@ import torch
 import triton
 from torch import Tensor
 
-from kernels.selective_scan.triton_bwd_main import Laid, Partial, run_main
+from kernels.selective_scan.triton_bwd_main import Laid, Partial, goes_over, run_main
 from kernels.selective_scan.triton_bwd_plan import (
     STATE_BLOCK,
     TILE,
@@ -26,6 +26,7 @@ from kernels.selective_scan.triton_bwd_reduce import (
     local_carry_kernel,
     prepare_kernel,
 )
+from kernels.selective_scan.triton_bwd_short import finish_short_kernel
 
 
 class Gradients(NamedTuple):
@@ -64,15 +65,16 @@ def scan_backward(
 
     Args:
         dy: gradient of y, as y: (batch, seqlen, d_inner). dfinal_state: of the final state, or None for zero.
-        checkpoints: fp32 (batch, ceil(seqlen / 32), d_state, d_inner), contiguous: the state entering position 32 k, before that
-            position's reset.
+        checkpoints: fp32 (batch, ceil(seqlen / 32), d_state, d_inner) or in halves (triton_checkpoints), contiguous: the state
+            entering position 32 k, before that position's reset.
         plan: how to divide the work; by default as `plan_backward` says.
-        spend: whether partial sums may be written over `checkpoints`, which then serve no second backward.
+        spend: whether gradients and partial sums may be written over `checkpoints`, which then serve no second backward.
 
-    The others are the forward's arguments. Gradients have their inputs' dtypes and are contiguous. The result is the same bit
+    The others are the forward's arguments. Gradients have their inputs' dtypes and are contiguous, but for those of x, dt and z where
+    they lie over `checkpoints` in halves. The result is the same bit
     for bit from run to run: partial sums are added in a fixed order, and nothing is chosen by timing.
     """
-    ngroups = math.lcm(*(values.shape[2] if values.dim() == 4 else 1 for values in (B, C)))
+    ngroups = _groups_of(B, C)
     problem = Problem(
         x=x,
         dt=dt.contiguous() if dt.dim() == 1 else dt,
@@ -95,6 +97,16 @@ def scan_backward(
     plan = plan or plan_backward(batch, seqlen, d_inner, A.shape[1], ngroups)
     with torch.cuda.device(x.device) if x.is_cuda else nullcontext():
         return _run(problem, plan, _Originals(A, B, C, D, dt_bias, initial_state))
+
+
+def spends_rows(x: Tensor, A: Tensor, B: Tensor, C: Tensor, checkpoints: Tensor) -> bool:
+    """Whether a backward that may spend `checkpoints` lays the gradients of x, dt and z over them."""
+    batch, seqlen, d_inner = x.shape
+    return goes_over(checkpoints, plan_backward(batch, seqlen, d_inner, A.shape[1], _groups_of(B, C)))
+
+
+def _groups_of(B: Tensor, C: Tensor) -> int:
+    return math.lcm(*(values.shape[2] if values.dim() == 4 else 1 for values in (B, C)))
 
 
 class _Originals(NamedTuple):
@@ -224,7 +236,8 @@ def _finish(problem: Problem, plan: Plan, originals: _Originals, partial: Partia
     x = problem.x
     batch, seqlen, d_inner = x.shape
     state, ngroups, tiles = problem.state, problem.ngroups, problem.tiles
-    selective = not (problem.B_constant and problem.C_constant)
+    short = partial.scales is not None
+    selective = not (problem.B_constant and problem.C_constant) and not short
 
     def gradient(values: Tensor | None) -> Tensor | None:
         return None if values is None else torch.empty_like(values, memory_format=torch.contiguous_format)
@@ -244,8 +257,23 @@ def _finish(problem: Problem, plan: Plan, originals: _Originals, partial: Partia
     matrix_programs = state * triton.cdiv(d_inner, block)
     vector_programs = triton.cdiv(d_inner, block)
     initial_programs = batch * triton.cdiv(d_inner, block) if dinitial is not None else 0
+    if short:
+        finish_short_kernel[(batch * ngroups * tiles,)](
+            partial.BC,
+            partial.scales,
+            dB,
+            dC,
+            partial.BC_width,
+            seqlen,
+            tiles,
+            D_STATE=state,
+            GROUPS=ngroups,
+            PARTS=partial.blocks // ngroups,
+            STATES=triton.next_power_of_2(state),
+            num_warps=4,
+        )
     finish_kernel[(time_programs + matrix_programs + vector_programs + initial_programs,)](
-        partial.BC,
+        partial.scales if short else partial.BC,
         partial.dA,
         partial.dB,
         partial.dC,

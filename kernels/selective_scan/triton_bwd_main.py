@@ -9,7 +9,6 @@ from torch import Tensor
 from kernels.selective_scan.triton_bwd import scan_backward_kernel
 from kernels.selective_scan.triton_bwd_copies import BLOCK_STATES, INTERPRETED_FLOATS, scan_backward_copies_kernel
 from kernels.selective_scan.triton_bwd_plan import (
-    LANE_GROUPS,
     STATE_BLOCK,
     TILE,
     Plan,
@@ -17,6 +16,7 @@ from kernels.selective_scan.triton_bwd_plan import (
     in_pairs,
     three_strides,
 )
+from kernels.selective_scan.triton_checkpoints import RUN_PAIR, are_in_halves, rows_over, sums_over
 from kernels.selective_scan.triton_common import INTERPRETED
 
 CHANNELS_OF_COPIES = 2
@@ -43,6 +43,7 @@ class Partial(NamedTuple):
     """What the main kernel wrote: finished gradients, and partial sums.
 
     Those of dB and dC: fp32 (batch, tiles, d_state, blocks of channels, BC_width), of which the first 32 are dB, the next 32 dC.
+    With `scales` 16-bit integers as in triton_bwd_short.
     """
 
     dx: Tensor
@@ -55,6 +56,7 @@ class Partial(NamedTuple):
     dbias: Tensor
     BC: Tensor
     BC_width: int
+    scales: Tensor | None
     blocks: int
 
 
@@ -68,30 +70,29 @@ def run_main(problem: Problem, plan: Plan, laid: Laid, carry: Tensor, carried: b
     x = problem.x
     batch, seqlen, d_inner = x.shape
     state, tiles, places = problem.state, problem.tiles, batch * plan.chunks
-    span = LANE_GROUPS * plan.warps * plan.channels
+    span = plan.width
     group_size = d_inner // problem.ngroups
     blocks = problem.ngroups * math.ceil(group_size / span)
     programs = blocks * places
     pairs = plan.channels == 2 and group_size % 2 == 0 and all(in_pairs(row) for row in problem.rows())
     adjacent = [row is None or row.stride(2) == 1 for row in problem.rows()]
-    selective = not (problem.B_constant and problem.C_constant)
     masked = seqlen % TILE != 0 or group_size % span != 0
-    in_place = problem.spend and selective and span >= PART and group_size % span == 0
     copies = serves_copies(problem, plan, masked=masked or not pairs)
     sums = (places, state, d_inner)
+    dx, ddt, dz = _rows(problem, over=problem.spend and goes_over(problem.checkpoints, plan))
+    BC, BC_width, scales = _partial_sums(problem, plan, blocks)
     partial = Partial(
-        dx=torch.empty_like(x, memory_format=torch.contiguous_format),
-        ddt=None if problem.dt_constant else torch.empty_like(problem.dt, memory_format=torch.contiguous_format),
-        dz=None if problem.z is None else torch.empty_like(problem.z, memory_format=torch.contiguous_format),
+        dx=dx,
+        ddt=ddt,
+        dz=dz,
         dA=carry if copies and not problem.initial else x.new_empty(sums, dtype=torch.float32),
         dB=x.new_empty(sums, dtype=torch.float32) if problem.B_constant else None,
         dC=x.new_empty(sums, dtype=torch.float32) if problem.C_constant else None,
         dD=x.new_empty((places, d_inner), dtype=torch.float32),
         dbias=x.new_empty((places, d_inner), dtype=torch.float32),
-        BC=problem.checkpoints
-        if in_place
-        else x.new_empty((batch, tiles, state, blocks, PART) if selective else (1,), dtype=torch.float32),
-        BC_width=span if in_place else PART,
+        BC=BC,
+        BC_width=BC_width,
+        scales=scales,
         blocks=blocks,
     )
     if copies:
@@ -127,6 +128,7 @@ def run_main(problem: Problem, plan: Plan, laid: Laid, carry: Tensor, carried: b
         partial.dD,
         partial.dbias,
         partial.BC,
+        partial.scales,
         x if scratch is None else scratch,
         partial.BC_width,
         seqlen,
@@ -135,10 +137,12 @@ def run_main(problem: Problem, plan: Plan, laid: Laid, carry: Tensor, carried: b
         plan.chunk_tiles,
         *(stride for row in problem.rows() for stride in three_strides(row)),
         *((0, 0) if problem.reset is None else problem.reset.stride()),
+        partial.dx.stride(0),
         ROW_X=row_x,
         ROW_DT=row_dt,
         ROW_Z=row_z,
         ROW_DY=row_dy,
+        ROW_OUT=partial.dx.stride(1),
         D_INNER=d_inner,
         D_STATE=state,
         GROUPS=problem.ngroups,
@@ -152,9 +156,42 @@ def run_main(problem: Problem, plan: Plan, laid: Laid, carry: Tensor, carried: b
         EXACT=exact,
         CARRIED=carried,
         PREFETCH=plan.prefetch and all(adjacent) and not masked,
+        HALVES=are_in_halves(problem.checkpoints),
         num_warps=plan.warps,
     )
     return partial
+
+
+def goes_over(checkpoints: Tensor, plan: Plan) -> bool:
+    """Whether a backward that may spend `checkpoints` writes the gradients of x, dt and z over them, beside sums of 16 bits."""
+    return are_in_halves(checkpoints) and plan.width == RUN_PAIR
+
+
+def _rows(problem: Problem, *, over: bool) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Where the gradients of x, dt (None for a constant one) and z go."""
+    x, dt, z, _ = problem.rows()
+    assert x is not None
+    if over:
+        dx, ddt, dz = rows_over(problem.checkpoints, (x, dt, z))
+        assert dx is not None
+        return dx, ddt, dz
+    ddt, dz = (None if row is None else torch.empty_like(row, memory_format=torch.contiguous_format) for row in (dt, z))
+    return torch.empty_like(x, memory_format=torch.contiguous_format), ddt, dz
+
+
+def _partial_sums(problem: Problem, plan: Plan, blocks: int) -> tuple[Tensor, int, Tensor | None]:
+    """Where the sums of dB and dC go, how far apart two programs' are, and the scales of those of 16 bits."""
+    x, batch, tiles, state = problem.x, problem.x.shape[0], problem.tiles, problem.state
+    if goes_over(problem.checkpoints, plan):
+        scales = x.new_empty((batch, tiles, blocks, 2, state), dtype=torch.float32)
+        if problem.spend:
+            return sums_over(problem.checkpoints), 4 * RUN_PAIR, scales
+        return x.new_empty((batch, tiles, state // 2, blocks, RUN_PAIR), dtype=torch.int16), RUN_PAIR, scales
+    selective = not (problem.B_constant and problem.C_constant)
+    whole = x.shape[2] // problem.ngroups % plan.width == 0 and plan.width >= PART
+    if problem.spend and selective and whole and not are_in_halves(problem.checkpoints):
+        return problem.checkpoints, plan.width, None
+    return x.new_empty((batch, tiles, state, blocks, PART) if selective else (1,), dtype=torch.float32), PART, None
 
 
 def serves_copies(problem: Problem, plan: Plan, *, masked: bool) -> bool:

@@ -23,6 +23,11 @@ class Plan:
     piece_steps: int
     prefetch: bool = True
 
+    @property
+    def width(self) -> int:
+        """Channels of one program of the main kernel."""
+        return LANE_GROUPS * self.warps * self.channels
+
 
 def plan_backward(batch: int, seqlen: int, d_inner: int, d_state: int, ngroups: int) -> Plan:
     """Choose the division of a backward: sequence chunks when there are too few channels to fill the GPU."""

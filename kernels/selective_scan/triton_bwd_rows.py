@@ -8,9 +8,10 @@ strides and channel strides in elements. The tile begins at step t0, the thread'
 import triton
 import triton.language as tl
 
-from kernels.selective_scan.triton_common import LN2, ex2, sigmoid, softplus
-from kernels.selective_scan.triton_lanes import lane_down, lane_flip, lane_up, load_row, store_row
+from kernels.selective_scan.triton_common import LN2, ex2, kept_place, sigmoid, softplus
+from kernels.selective_scan.triton_lanes import fetch, lane_down, lane_flip, lane_up, load_row, store_row
 
+TILE = tl.constexpr(32)
 STEPS = tl.constexpr(8)
 
 
@@ -23,6 +24,39 @@ def mask_of(channel_mask, t, seqlen, CHANNELS: tl.constexpr, MASKED: tl.constexp
         for c in tl.static_range(CHANNELS):
             mask = mask + (channel_mask[c] & (t < seqlen),)
     return mask
+
+
+@triton.jit
+def load_vectors(
+    D_ptr,
+    bias_ptr,
+    dt_ptr,
+    d,
+    channel_mask,
+    zero,
+    SOFTPLUS: tl.constexpr,
+    DT_CONSTANT: tl.constexpr,
+    CHANNELS: tl.constexpr,
+):
+    """Return D, dt_bias (zeros for what is absent), the step size if it is constant, and zeros, for each of a thread's channels."""
+    skip = ()
+    bias = ()
+    step_constant = ()
+    zeros = ()
+    for c in tl.static_range(CHANNELS):
+        zeros = zeros + (zero,)
+        if D_ptr is not None:
+            skip = skip + (tl.load(D_ptr + d + c, mask=channel_mask[c], other=0.0),)
+        else:
+            skip = skip + (zero,)
+        if bias_ptr is not None:
+            bias = bias + (tl.load(bias_ptr + d + c, mask=channel_mask[c], other=0.0),)
+        else:
+            bias = bias + (zero,)
+        if DT_CONSTANT:
+            step = tl.load(dt_ptr + d + c, mask=channel_mask[c], other=0.0).to(tl.float32) + bias[c]
+            step_constant = step_constant + (softplus(step) if SOFTPLUS else step,)
+    return skip, bias, step_constant, zeros
 
 
 @triton.jit
@@ -116,6 +150,35 @@ def load_tile(
         dus = dus + ahead
         dys = dys + slopes
     return dts, dus, dys, totals
+
+
+@triton.jit
+def fetch_tile(
+    pointers,
+    tile,
+    first,
+    thread,
+    ROWS: tl.constexpr,
+    DT_CONSTANT: tl.constexpr,
+    D_INNER: tl.constexpr,
+    D_STATE: tl.constexpr,
+    SPAN: tl.constexpr,
+    HALVES: tl.constexpr,
+    THREADS: tl.constexpr,
+):
+    """Prefetch to L2 what `tile` reads for SPAN channels from `first` on: B and C, the kept states, and rows of x, dt, z and dy."""
+    fetch(pointers[0] + tile * (2 * D_STATE * TILE), 0, thread, 1, 2 * D_STATE * TILE, THREADS)
+    kept = pointers[1] + tile * (D_STATE * D_INNER)
+    if HALVES and SPAN == 128:
+        fetch(kept + first // 2, D_INNER // 2, thread, 2 * D_STATE, SPAN // 2, THREADS)
+    else:
+        fetch(kept + kept_place(first, D_INNER, HALVES), D_INNER, thread, D_STATE, SPAN, THREADS)
+    fetch(pointers[2] + tile * (TILE * ROWS[0]) + first, ROWS[0], thread, TILE, SPAN, THREADS)
+    fetch(pointers[5] + tile * (TILE * ROWS[3]) + first, ROWS[3], thread, TILE, SPAN, THREADS)
+    if pointers[4] is not None:
+        fetch(pointers[4] + tile * (TILE * ROWS[2]) + first, ROWS[2], thread, TILE, SPAN, THREADS)
+    if not DT_CONSTANT:
+        fetch(pointers[3] + tile * (TILE * ROWS[1]) + first, ROWS[1], thread, TILE, SPAN, THREADS)
 
 
 @triton.jit

@@ -10,10 +10,13 @@ import triton.language as tl
 from kernels.selective_scan.triton_common import ex2
 from kernels.selective_scan.triton_lanes import (
     lane_down,
+    lane_flip,
     lane_up,
     load_quad_constant,
     load_scratch,
+    quad_sums,
     store_quad,
+    store_scratch,
 )
 
 TILE = tl.constexpr(32)
@@ -164,6 +167,21 @@ def back_in_rows(values, CHANNELS: tl.constexpr):
         for c in tl.static_range(CHANNELS):
             out = out + (values[(STEPS - 1 - i) * CHANNELS + c],)
     return out
+
+
+@triton.jit
+def leave_sums(scratch, place, dBs, dCs, lane, EXACT: tl.constexpr):
+    """Put a state's gradients of B (in descending time) and C at the piece's steps, summed over the warp's channels, into `scratch`."""
+    values = ()
+    for i in tl.static_range(STEPS):
+        values = values + (dBs[STEPS - 1 - i],)
+    for i in tl.static_range(STEPS):
+        values = values + (dCs[i],)
+    quad = quad_sums(values, lane, EXACT)
+    both = ()
+    for i in tl.static_range(4):
+        both = both + (quad[i] + lane_flip(quad[i], 16),)
+    store_scratch(scratch, place, both, lane < 16)
 
 
 @triton.jit

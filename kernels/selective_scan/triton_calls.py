@@ -7,6 +7,7 @@ import triton
 from torch import Tensor
 
 from kernels.selective_scan.triton_arguments import Arguments, state_strides
+from kernels.selective_scan.triton_checkpoints import are_in_halves
 from kernels.selective_scan.triton_common import INTERPRETED
 from kernels.selective_scan.triton_fwd import scan_kernel
 from kernels.selective_scan.triton_layout import Configuration
@@ -88,6 +89,7 @@ class Scan:
             CHANNELS=config.channels,
             WARPS=config.warps,
             STATES=group_of_states(given.A.shape[1]),
+            HALVES=_in_halves(buffers[2]),
             num_warps=config.warps,
             maxnreg=config.registers,
         )
@@ -150,6 +152,7 @@ class Scan:
             PHASE=phase,
             CHANNELS=config.channels,
             WARPS=config.warps,
+            HALVES=_in_halves(buffers[2]),
             num_warps=config.warps,
             maxnreg=config.registers,
         )
@@ -220,6 +223,10 @@ class Scan:
             "DT_SOFTPLUS": given.dt_softplus,
             "MASKED": seqlen % config.tile != 0 or d_inner % config.width != 0,
         }
+
+
+def _in_halves(checkpoints: Tensor | None) -> bool:
+    return checkpoints is not None and are_in_halves(checkpoints)
 
 
 def group_of_states(d_state: int) -> int:

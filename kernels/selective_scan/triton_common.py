@@ -244,3 +244,12 @@ def exchange_add(first, second, lane, DISTANCE: tl.constexpr):
     keep = tl.where(upper, second, first)
     send = tl.where(upper, first, second)
     return keep + take_lane(send, lane ^ DISTANCE)
+
+
+@triton.jit
+def kept_place(channel, D_INNER: tl.constexpr, HALVES: tl.constexpr):
+    """Where in a state's row a channel is kept: HALVES as in triton_checkpoints."""
+    place = channel
+    if HALVES:
+        place = (channel // 64 % 2) * (D_INNER // 2) + channel // 128 * 64 + channel % 64
+    return place

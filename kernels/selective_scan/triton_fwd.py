@@ -19,6 +19,7 @@ import triton.language as tl
 from kernels.selective_scan.triton_common import (
     LOG2E,
     ex2,
+    kept_place,
     lane_grid,
     load_channels,
     load_floats,
@@ -90,6 +91,7 @@ def scan_kernel(
     CHANNELS: tl.constexpr,
     WARPS: tl.constexpr,
     STATES: tl.constexpr,
+    HALVES: tl.constexpr,
 ):
     """PHASE 0: scan a whole sequence. 1: end state and span of every split, from zero. 2: scan a split from its entering state.
 
@@ -319,12 +321,11 @@ def scan_kernel(
                         h = states[n * CHANNELS + c]
                     if checkpoints_ptr is not None:
                         mark = start + t0
-                        at = checkpoints_ptr + (
-                            (batch * tl.cdiv(seqlen, CHECKPOINT_STEPS) + mark // CHECKPOINT_STEPS) * (D_STATE * D_INNER)
-                        )
-                        place_ck = (block * STEPS // CHECKPOINT_STEPS * D_STATE + base + n) * D_INNER + d + c
+                        row = batch * tl.cdiv(seqlen, CHECKPOINT_STEPS) + mark // CHECKPOINT_STEPS
+                        at = checkpoints_ptr + row * (D_STATE * D_INNER)
+                        place_ck = (block * STEPS // CHECKPOINT_STEPS * D_STATE + base + n) * D_INNER + c
                         due = (left > 0) & ((mark + block * STEPS) % CHECKPOINT_STEPS == 0)
-                        tl.store(at + place_ck, h, mask=due)
+                        tl.store(at + (place_ck + kept_place(d, D_INNER, HALVES)), h, mask=due)
                     if PHASE == 1:
                         h = own + tl.where(hit == 0, ex2(a * totals[c]), 0.0) * h
                     else:

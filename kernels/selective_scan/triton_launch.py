@@ -11,6 +11,7 @@ from torch import Tensor
 from kernels.common.choice import Layout, record_layout
 from kernels.selective_scan.triton_arguments import Arguments, Shape, state_strides
 from kernels.selective_scan.triton_calls import Scan
+from kernels.selective_scan.triton_checkpoints import CHECKPOINT_STEPS, in_halves, kept_shape
 from kernels.selective_scan.triton_common import INTERPRETED
 from kernels.selective_scan.triton_kernels import pack_kernel, pass_kernel
 from kernels.selective_scan.triton_layout import Configuration
@@ -31,14 +32,14 @@ __all__ = [
     "serves",
 ]
 
-CHECKPOINT_STEPS = 32
-"""The forward stores the state that enters every position divisible by this; the backward restarts from there."""
-
 CARRIES_IN_REGISTERS = 32
 """Up to so many states are carried along the sequence in registers, more of them in memory; as in `scan_kernel`."""
 
 RELAY_CHANNELS = 2112
 """As many channels as the programs of `relay_kernel` have that run at once: two on each of 132 multiprocessors, 8 channels each."""
+
+KEEP_HALVES = ("time", "products")
+"""Lanes that can keep states in halves: one of them serves every shape that has them so."""
 
 MAX_PRODUCT_STATES = 64
 """More states than these do not fit the registers of a thread, with products."""
@@ -147,8 +148,9 @@ def scan_forward(
     final_state = torch.empty(batch, d_inner, d_state, dtype=torch.float32, device=device)
     checkpoints = None
     if save:
-        chunks = triton.cdiv(seqlen, CHECKPOINT_STEPS)
-        checkpoints = torch.empty(batch, chunks, d_state, d_inner, dtype=torch.float32, device=device)
+        given = (x, arguments.dt, arguments.A, arguments.B, arguments.C, arguments.z)
+        halves = in_halves(*given) and config.lanes in KEEP_HALVES
+        checkpoints = torch.empty(kept_shape(x, d_state, halves=halves), dtype=torch.float32, device=device)
     with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
         packed = _pack(arguments, config)
         _launch(arguments, config, packed, (y, final_state, checkpoints))

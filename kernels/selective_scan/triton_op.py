@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from kernels.selective_scan.saved import used_once
+from kernels.selective_scan.triton_checkpoints import in_halves, kept_shape, rows_over, share_memory
 from kernels.selective_scan.triton_complex_launch import complex_forward, padded_states
-from kernels.selective_scan.triton_launch import CHECKPOINT_STEPS, Arguments, scan_forward
+from kernels.selective_scan.triton_launch import Arguments, scan_forward
 
 if TYPE_CHECKING:
     from kernels.selective_scan.triton_bwd_launch import Gradients
@@ -142,10 +143,9 @@ def _(
     save: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     batch, seqlen, d_inner = x.shape
-    chunks = (seqlen + CHECKPOINT_STEPS - 1) // CHECKPOINT_STEPS
-    kept: tuple[int, ...] = (batch, chunks, A.shape[1], d_inner)
+    kept = kept_shape(x, A.shape[1], halves=in_halves(x, dt, A, B, C, z))
     if A.is_complex():
-        kept = (batch, chunks, d_inner, padded_states(A.shape[1]), 2)
+        kept = (*kept[:2], d_inner, padded_states(A.shape[1]), 2)
     return (
         x.new_empty(batch, seqlen, d_inner),
         x.new_empty(batch, d_inner, A.shape[1], dtype=A.dtype),
@@ -192,7 +192,10 @@ def selective_scan_backward_spending(
     reset: Tensor | None,
     checkpoints: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """As `selective_scan_backward`, bit for bit, with less memory: the checkpoints serve no second backward."""
+    """As `selective_scan_backward`, bit for bit, with less memory: the checkpoints serve no second backward.
+
+    Empty too are those of x, dt and z that now lie where the checkpoints were: an operator may not return what it was given.
+    """
     given = (x, dt, A, B, C, D, z, dt_bias, dt_softplus, initial_state, reset)
     return _all_gradients(dy, dfinal_state, given, checkpoints, spend=True)
 
@@ -216,7 +219,9 @@ def _all_gradients(
     )
     gradients = _gradients(arguments, _unit_stride(dy), dfinal_state, checkpoints, spend=spend)
     inputs = (x, dt, A, B, C, D, z, dt_bias, initial_state)
-    first, *rest = (_finished(gradient, values, x) for gradient, values in zip(gradients, inputs, strict=True))
+    first, *rest = (
+        _finished(gradient, values, x, checkpoints) for gradient, values in zip(gradients, inputs, strict=True)
+    )
     return first, rest[0], rest[1], rest[2], rest[3], rest[4], rest[5], rest[6], rest[7]
 
 
@@ -233,15 +238,36 @@ def _gradients(
     return scan_backward(dy, dfinal_state, **named, checkpoints=checkpoints, spend=spend)
 
 
-def _finished(gradient: Tensor | None, values: Tensor | None, x: Tensor) -> Tensor:
-    """A gradient as the operator returns it: contiguous and of its argument's dtype."""
+def _finished(gradient: Tensor | None, values: Tensor | None, x: Tensor, checkpoints: Tensor) -> Tensor:
+    """A gradient as the operator returns it: contiguous and of its argument's dtype, or empty."""
     if values is None:
         return x.new_empty(0)
     assert gradient is not None
+    if share_memory(gradient, checkpoints):
+        return gradient.new_empty(0)
     return gradient.to(values.dtype).contiguous()
 
 
 @selective_scan_backward.register_fake
+def _(
+    dy: Tensor,
+    dfinal_state: Tensor | None,
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    dt_bias: Tensor | None,
+    dt_softplus: bool,
+    initial_state: Tensor | None,
+    reset: Tensor | None,
+    checkpoints: Tensor,
+) -> tuple[Tensor, ...]:
+    return _fake_gradients((x, dt, A, B, C, D, z, dt_bias, initial_state), over=False)
+
+
 @selective_scan_backward_spending.register_fake
 def _(
     dy: Tensor,
@@ -259,8 +285,21 @@ def _(
     reset: Tensor | None,
     checkpoints: Tensor,
 ) -> tuple[Tensor, ...]:
-    inputs = (x, dt, A, B, C, D, z, dt_bias, initial_state)
-    return tuple(x.new_empty(0) if values is None else values.new_empty(values.shape) for values in inputs)
+    from kernels.selective_scan.triton_bwd_launch import spends_rows
+
+    return _fake_gradients((x, dt, A, B, C, D, z, dt_bias, initial_state), over=spends_rows(x, A, B, C, checkpoints))
+
+
+def _fake_gradients(inputs: tuple[Tensor | None, ...], *, over: bool) -> tuple[Tensor, ...]:
+    x, dt, *_ = inputs
+    assert x is not None
+    elsewhere = (x, dt, inputs[6]) if over else ()
+    return tuple(
+        x.new_empty(0)
+        if values is None
+        else values.new_empty((0,) if any(values is row for row in elsewhere) else values.shape)
+        for values in inputs
+    )
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
@@ -286,6 +325,8 @@ def _backward(ctx: Any, dy: Tensor | None, dfinal_state: Tensor | None, _: Tenso
     )
     inputs = (x, dt, A, B, C, D, z, dt_bias, initial_state)
     found = [None if values is None else gradient for gradient, values in zip(gradients, inputs, strict=True)]
+    if gradients[0].shape != x.shape:
+        found[0], found[1], found[6] = rows_over(checkpoints, (x, dt, z))
     return (*found[:8], None, found[8], None, None)
 
 

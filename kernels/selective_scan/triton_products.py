@@ -6,7 +6,7 @@
 import triton
 import triton.language as tl
 
-from kernels.selective_scan.triton_common import LOG2E, silu
+from kernels.selective_scan.triton_common import LOG2E, kept_place, silu
 from kernels.selective_scan.triton_lanes import store_row
 from kernels.selective_scan.triton_mma import TF32_CORRECTION, lane_of
 from kernels.selective_scan.triton_product_steps import (
@@ -68,6 +68,7 @@ def product_kernel(
     MASKED: tl.constexpr,
     CHANNELS: tl.constexpr,
     WARPS: tl.constexpr,
+    HALVES: tl.constexpr,
 ):
     """Scan a whole sequence (PHASE 0), or a split of it (1, 2, as in `scan_kernel`).
 
@@ -91,6 +92,7 @@ def product_kernel(
     channel = (tl.program_id(0) * (8 * WARPS) + (thread >> 5) * 8 + g) * CHANNELS
     inside = channel < D_INNER
     d = tl.minimum(channel, D_INNER - CHANNELS)
+    at_kept = kept_place(d, D_INNER, HALVES)
     entering = states_ptr + (batch * tl.num_programs(2) + split) * (D_STATE * D_INNER) + 4 * quarter * D_INNER + d
     rates = ()
     h = ()
@@ -199,7 +201,7 @@ def product_kernel(
                 kept = (batch * tl.cdiv(seqlen, 32) + (start + t0) // 32) * (D_STATE * D_INNER)
                 for n in tl.static_range(4 * GROUPS):
                     state = (n // 4) * 16 + n % 4
-                    place = (4 * quarter + state) * D_INNER + d
+                    place = (4 * quarter + state) * D_INNER + at_kept
                     pair = ()
                     for c in tl.static_range(CHANNELS):
                         pair = pair + (h[c * 4 * GROUPS + n],)

@@ -8,6 +8,7 @@ from kernels.bench.problems import Problem, selective_scan_problem
 from kernels.bench.timing import peak_bytes
 from kernels.selective_scan import selective_scan
 from kernels.selective_scan.triton_bwd_plan import plan_backward
+from kernels.selective_scan.triton_checkpoints import rows_over
 from kernels.selective_scan.triton_op import (
     selective_scan_backward,
     selective_scan_backward_spending,
@@ -59,8 +60,31 @@ def test_peak_of_forward_and_backward(batch: int, d_inner: int, seqlen: int) -> 
     assert peak_bytes(both) < rows + checkpoints + coefficients + sums + small
 
 
-@pytest.mark.parametrize("shape", [(8, 128, 256), (2, 128, 1100), (64, 128, 1024)], ids=str)
-def test_sums_over_the_checkpoints_are_the_same(shape: tuple[int, int, int]) -> None:
+def test_peak_with_gradients_over_the_checkpoints() -> None:
+    """64 states: the gradients of x, dt and z take no memory beside y, its gradient and the checkpoints."""
+    batch, d_inner, seqlen = 8, 2048, 512
+    given, leaves = problem(batch, d_inner, seqlen, 64)
+
+    def both() -> object:
+        y = output(given, leaves)
+        return torch.autograd.grad(y, leaves, torch.ones_like(y))
+
+    both()  # compiles
+    rows = 2 * 2 * batch * seqlen * d_inner
+    tiles = seqlen // 32
+    checkpoints = 4 * batch * tiles * 64 * d_inner
+    coefficients = 4 * batch * tiles * 64 * 2 * 32
+    scales = 4 * batch * tiles * (d_inner // 128) * 2 * 64
+    assert plan_backward(batch, seqlen, d_inner, 64, 1).chunks == 1
+    sums = 4 * batch * d_inner * (2 * 64 + 2)  # of dA, carries, dD and dt_bias
+    small = 4 * 4 * 64 * d_inner + 32 * 512
+    assert peak_bytes(both) < rows + checkpoints + coefficients + scales + sums + small
+
+
+@pytest.mark.parametrize(
+    "shape", [(8, 128, 256), (2, 128, 1100), (64, 128, 1024), (8, 128, 1024, 64), (8, 2048, 100, 64)], ids=str
+)
+def test_what_is_laid_over_the_checkpoints_is_the_same(shape: tuple[int, ...]) -> None:
     given, _ = problem(*shape)
     x, dt, A, B, C, D, z, bias = (given.tensors[name] for name in ("x", "dt", "A", "B", "C", "D", "z", "dt_bias"))
     arguments = (x, dt, A, B, C, D, z, bias, True, None, None)
@@ -68,13 +92,16 @@ def test_sums_over_the_checkpoints_are_the_same(shape: tuple[int, int, int]) -> 
     kept = checkpoints.clone()
     apart = selective_scan_backward(torch.ones_like(y), None, *arguments, checkpoints)
     assert torch.equal(checkpoints, kept)
-    over = selective_scan_backward_spending(torch.ones_like(y), None, *arguments, checkpoints)
+    over = list(selective_scan_backward_spending(torch.ones_like(y), None, *arguments, checkpoints))
+    if checkpoints.dim() == 5:
+        assert over[0].numel() == 0
+        over[0], over[1], over[6] = (row for row in rows_over(checkpoints, (x, dt, z)) if row is not None)
     assert not torch.equal(checkpoints, kept), "the sums went elsewhere"
     assert all(torch.equal(*pair) for pair in zip(apart, over, strict=True))
 
 
-@pytest.mark.parametrize("shape", [(8, 128, 256), (2, 128, 1100)], ids=str)
-def test_a_kept_graph_gives_the_same_gradients_again(shape: tuple[int, int, int]) -> None:
+@pytest.mark.parametrize("shape", [(8, 128, 256), (2, 128, 1100), (8, 128, 1024, 64)], ids=str)
+def test_a_kept_graph_gives_the_same_gradients_again(shape: tuple[int, ...]) -> None:
     given, leaves = problem(*shape)
     y = output(given, leaves)
     found = [torch.autograd.grad(y, leaves, torch.ones_like(y), retain_graph=keep) for keep in (True, True, False)]
@@ -82,8 +109,9 @@ def test_a_kept_graph_gives_the_same_gradients_again(shape: tuple[int, int, int]
         assert all(torch.equal(*pair) for pair in zip(found[0], again, strict=True))
 
 
-def test_a_captured_backward_may_be_replayed() -> None:
-    given, leaves = problem(8, 128, 256)
+@pytest.mark.parametrize("shape", [(8, 128, 256), (8, 128, 1024, 64)], ids=str)
+def test_a_captured_backward_may_be_replayed(shape: tuple[int, ...]) -> None:
+    given, leaves = problem(*shape)
     # autograd runs a backward on the stream of its forward, which has to be the captured one
     stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     stream.wait_stream(torch.cuda.current_stream())

@@ -11,6 +11,8 @@ from torch import Tensor
 from kernels.selective_scan.reference import per_channel, selective_scan_reference, step_sizes
 from kernels.selective_scan.triton_bwd_launch import Gradients, scan_backward
 from kernels.selective_scan.triton_bwd_plan import Plan, plan_backward
+from kernels.selective_scan.triton_checkpoints import in_halves
+from tests.unit.kernels.scan_cases import halves_of
 
 pytestmark = [
     pytest.mark.gpu,
@@ -81,7 +83,7 @@ class Problem:
         dt, bias, initial = (self.inputs[name] for name in ("dt", "dt_bias", "initial_state"))
         assert dt is not None
         steps = step_sizes(x, dt.double(), bias, self.softplus)
-        B = per_channel(B, x.shape)
+        inflow = per_channel(B, x.shape)
         h = x.new_zeros(x.shape[0], *A.shape) if initial is None else initial.double()
         kept = []
         for t in range(x.shape[1]):
@@ -89,8 +91,10 @@ class Problem:
                 kept.append(h.transpose(1, 2))
             if self.reset is not None:
                 h = torch.where(self.reset[:, t, None, None], torch.zeros_like(h), h)
-            h = torch.exp(steps[:, t, :, None] * A) * h + (steps[:, t] * x[:, t])[..., None] * B[:, t]
-        return torch.stack(kept, dim=1).float().contiguous()
+            h = torch.exp(steps[:, t, :, None] * A) * h + (steps[:, t] * x[:, t])[..., None] * inflow[:, t]
+        found = torch.stack(kept, dim=1).float().contiguous()
+        x, dt, A, B, C = (value for name in ("x", "dt", "A", "B", "C") if (value := self.inputs[name]) is not None)
+        return halves_of(found) if in_halves(x, dt, A, B, C, self.inputs["z"]) else found
 
     def triton(self, checkpoints: Tensor) -> Gradients:
         return scan_backward(
@@ -146,6 +150,8 @@ def draw(case: Case) -> Problem:
 
 
 BF16, FP16 = torch.bfloat16, torch.float16
+SHORT_SUMS = Plan(8, 2, 2, 4, 32)
+"""128 channels a program: from checkpoints in halves, sums of dB and dC have 16 bits each."""
 CASES = [
     Case(),
     Case(dtype=BF16),
@@ -168,6 +174,8 @@ CASES = [
     Case(plan=Plan(1, 2, 4, 1, 8), reset=True, states=True),
     Case(dtype=BF16, d_inner=128, plan=Plan(4, 2, 2, 2, 16), states=True),
     Case(batch=8, seqlen=256, d_inner=1024, dtype=BF16, ngroups=8),
+    Case(seqlen=200, d_state=64, dtype=BF16, ngroups=2, plan=SHORT_SUMS, states=True),
+    Case(d_state=128, dtype=FP16, plan=SHORT_SUMS, reset=True),
     Case(batch=1, seqlen=2047, d_inner=48, dtype=BF16),
     Case(batch=1, seqlen=2049, d_inner=48, states=True),
 ]
@@ -180,7 +188,7 @@ def poisoned_memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
     def poisoned(self: Tensor, *size: Any, **keywords: Any) -> Tensor:
         made: Tensor = new_empty(self, *size, **keywords)
-        return made.fill_(float("nan"))
+        return made.fill_(float("nan") if made.is_floating_point() else -1)
 
     def poisoned_like(values: Tensor, **keywords: Any) -> Tensor:
         made: Tensor = empty_like(values, **keywords)

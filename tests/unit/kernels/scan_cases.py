@@ -180,3 +180,10 @@ def at(arguments: Arguments, *index: slice) -> Arguments:
     cut = {name: arguments[name] if arguments[name] is None else arguments[name][index] for name in along}
     state = arguments["initial_state"]
     return {**arguments, **cut, "initial_state": None if state is None else state[index[0]]}
+
+
+def halves_of(checkpoints: Tensor) -> Tensor:
+    """A scan's checkpoints, (batch, tiles, d_state, d_inner), as the forward keeps them in halves (triton_checkpoints)."""
+    *sizes, d_inner = checkpoints.shape
+    runs = checkpoints.view(*sizes, d_inner // 128, 2, 64)
+    return runs.transpose(-3, -2).reshape(*sizes, 2, d_inner // 2).clone()

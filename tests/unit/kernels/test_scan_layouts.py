@@ -4,7 +4,7 @@ from itertools import product
 
 import pytest
 
-from kernels.selective_scan.triton_launch import Shape, configuration
+from kernels.selective_scan.triton_launch import KEEP_HALVES, Shape, configuration
 
 
 @pytest.fixture(params=[False, True], ids=["fp32", "bf16"])
@@ -33,3 +33,11 @@ def test_no_program_has_channels_of_two_groups(words: bool) -> None:
 
 def test_channels_that_no_program_can_keep_apart_take_the_general_kernel(words: bool) -> None:
     assert configuration(Shape(8, 50, 256, 16, 10, words=words)).lanes == "time"
+
+
+@pytest.mark.parametrize("lean", [True, False])
+def test_what_keeps_states_in_halves_serves_every_shape_that_has_them_so(words: bool, lean: bool) -> None:
+    """The operator's registration for tracing tells the form of the checkpoints from the shape, without the layout."""
+    for batch, ngroups, channels, d_state in product((1, 2, 8, 64), (1, 2, 8), (128, 384, 2048), (64, 128, 192, 256)):
+        shape = Shape(batch, ngroups * channels, 2048, d_state, ngroups, lean=lean, words=words and lean)
+        assert configuration(shape).lanes in KEEP_HALVES, shape
