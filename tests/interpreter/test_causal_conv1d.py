@@ -33,7 +33,7 @@ def test_a_sequence_shorter_than_the_filter(width: int, seqlen: int) -> None:
         assert row.passed, row
 
 
-@pytest.mark.parametrize("seqlen", [7, 8, 17, 34])
+@pytest.mark.parametrize("seqlen", [7, 8, 17, 32, 34])
 @pytest.mark.parametrize("walks", [1, 2, WALKS])
 def test_walks_and_programs_meet(seqlen: int, walks: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(triton_op, "WALKS", walks)
