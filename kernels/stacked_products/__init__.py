@@ -1,10 +1,17 @@
 """Products of several models' small weights, each whole in one kernel; see the README."""
 
 from kernels.stacked_products.api import (
+    MAX_SEAM_ROWS,
+    Back,
+    Before,
+    Kept,
     add_up,
     embed,
     embedding_gradient,
+    seam,
+    seam_gradient,
     serves,
+    serves_seam,
     serves_through,
     serves_tokens,
     spread,
@@ -14,10 +21,17 @@ from kernels.stacked_products.api import (
 )
 
 __all__ = [
+    "MAX_SEAM_ROWS",
+    "Back",
+    "Before",
+    "Kept",
     "add_up",
     "embed",
     "embedding_gradient",
+    "seam",
+    "seam_gradient",
     "serves",
+    "serves_seam",
     "serves_through",
     "serves_tokens",
     "spread",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import cast
@@ -14,7 +14,8 @@ from torch.nn import functional as F
 from workers.models.attention import sinusoids
 from workers.models.block import Block, build_norm
 from workers.models.initialization import EMBEDDING_STD, rescale_
-from workers.models.registry import LayerState
+from workers.models.registry import LayerState, OpenMixer
+from workers.models.seam import across, joins
 from workers.specs import ModelSpec
 
 
@@ -68,18 +69,28 @@ class LanguageModel(nn.Module):
         With `states` the tokens continue the sequence that these have seen, and `states` is advanced past them: a
         long sequence runs in pieces, at the memory of one piece (attention's cache grows).
         """
+        if mixers := self._open_mixers(tokens):
+            rows, own, stream = self._across_seams(tokens, states, mixers)
+            logits, _ = across(rows, own, stream, self.norm, self.head.weight, (self.vocab_size,))
+            return logits
         return F.linear(self.features(tokens, states), self.head.weight)
 
     def features(self, tokens: Tensor, states: ModelState | None = None) -> Tensor:
         """Return what the head maps to logits, (batch, seqlen, d_model); else as `forward`."""
+        residual: Tensor | None
+        if mixers := self._open_mixers(tokens):
+            rows, own, residual = self._across_seams(tokens, states, mixers)
+            return self._normed(F.linear(rows, own), residual)
         added, residual = self._through_blocks(tokens, states, len(self.blocks))
         if states is not None:
             states.position += tokens.shape[1]
-        normed: Tensor = self.norm(added, residual)[0]
-        return normed
+        return self._normed(added, residual)
 
     def advance(self, tokens: Tensor, states: ModelState) -> None:
         """Advance the states past the tokens as `features` does, without what nothing but the features is made of."""
+        if mixers := self._open_mixers(tokens):
+            self._across_seams(tokens, states, mixers)
+            return
         last = len(self.blocks) - 1
         added, residual = self._through_blocks(tokens, states, last)
         cast(Block, self.blocks[last]).advance(added, residual, states.layers[last], states.position)
@@ -118,6 +129,41 @@ class LanguageModel(nn.Module):
             else:
                 added, residual = self.through(cast(Block, block), added, residual, layer, position)
         return added, residual
+
+    def _open_mixers(self, tokens: Tensor) -> Sequence[OpenMixer]:
+        """Return the mixers where somebody takes over what lies between them, else none."""
+        if self.through is not None:
+            return ()
+        mixers = [block.mixer for block in self._blocks() if not block.mlp and not block.dropout]
+        opened = [mixer for mixer in mixers if isinstance(mixer, OpenMixer)]
+        if len(opened) < len(self.blocks):
+            return ()
+        into = [(mixer.entry, mixer.sizes) for mixer in opened]
+        into.append((self.head.weight, (self.vocab_size,)))
+        return opened if joins(self.norm, into, [mixer.exit for mixer in opened], tokens.numel()) else ()
+
+    def _across_seams(
+        self, tokens: Tensor, states: ModelState | None, mixers: Sequence[OpenMixer]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Go through all mixers, what lies between two as one; return what the last projection takes, its weight, the stream.
+
+        The states are advanced.
+        """
+        own: Tensor | None = None
+        stream: Tensor | None = None
+        rows = self._embed(tokens, 0 if states is None else states.position)
+        for index, (block, mixer) in enumerate(zip(self._blocks(), mixers, strict=True)):
+            *parts, stream = across(rows, own, stream, block.norm, mixer.entry, mixer.sizes)
+            rows, own = mixer.between(parts, None if states is None else states.layers[index]), mixer.exit
+        if states is not None:
+            states.position += tokens.shape[1]
+        assert own is not None
+        assert stream is not None
+        return rows, own, stream
+
+    def _normed(self, added: Tensor, residual: Tensor | None) -> Tensor:
+        normed: Tensor = self.norm(added, residual)[0]
+        return normed
 
     def _embed(self, tokens: Tensor, position: int) -> Tensor:
         embedded: Tensor = self.embedding(tokens)

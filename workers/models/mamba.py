@@ -6,6 +6,7 @@ Source: Gu & Dao 2023 (arXiv 2312.00752), section 3.4 and Figure 3; released as 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kernels.causal_conv1d import causal_conv1d, causal_conv1d_update
-from workers.models.registry import LayerState, Mixer, build_inner, register_mixer
+from workers.models.registry import LayerState, OpenMixer, build_inner, register_mixer
 from workers.models.split import project
 from workers.specs import ModelSpec
 
@@ -26,7 +27,7 @@ def plain_implementation(spec: ModelSpec) -> Plain:
 
 
 @register_mixer("mamba")
-class MambaMixer(Mixer):
+class MambaMixer(OpenMixer):
     """`out_proj(inner(silu(conv(x))) * silu(z))` with x, z = `in_proj(u)`.
 
     `d_conv` 0 leaves the convolution out (the SiLU stays), `gate` False the z branch. Projections have no bias.
@@ -50,6 +51,25 @@ class MambaMixer(Mixer):
         """Map (batch, seqlen, d_model) to the same shape; see `Mixer`."""
         out: Tensor = self.out_proj(self._mix(x, state))
         return out
+
+    @property
+    def entry(self) -> Tensor:
+        """See `OpenMixer`."""
+        return self.in_proj.weight
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """See `OpenMixer`."""
+        return (self.d_inner, self.d_inner) if self.gate else (self.d_inner,)
+
+    @property
+    def exit(self) -> Tensor:
+        """See `OpenMixer`."""
+        return self.out_proj.weight
+
+    def between(self, parts: Sequence[Tensor], state: LayerState | None) -> Tensor:
+        """See `OpenMixer`."""
+        return self._within(parts[0], parts[1] if self.gate else None, state)
 
     def advance(self, x: Tensor, state: LayerState, position: int) -> None:  # noqa: ARG002
         """Advance the state without the last projection. The gate stays: scans without one are served by slower kernels."""
@@ -83,7 +103,9 @@ class MambaMixer(Mixer):
 
     def _mix(self, x: Tensor, state: LayerState | None) -> Tensor:
         """Return the gated output of the inner layer, (batch, seqlen, d_inner)."""
-        x, z = self._project(x)
+        return self._within(*self._project(x), state)
+
+    def _within(self, x: Tensor, z: Tensor | None, state: LayerState | None) -> Tensor:
         if self.conv_weight is None:
             x = F.silu(x)
         else:

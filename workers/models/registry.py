@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 import torch
@@ -42,6 +42,29 @@ class Mixer(nn.Module):
     @abstractmethod
     def allocate_state(self, batch: int, device: torch.device, dtype: torch.dtype) -> LayerState:
         """Return the state before the first token. `dtype` is the one of activations."""
+
+
+class OpenMixer(Mixer):
+    """A mixer between two projections without biases, which can be made together with what lies next to them."""
+
+    @property
+    @abstractmethod
+    def entry(self) -> Tensor:
+        """The first projection's weight."""
+
+    @property
+    @abstractmethod
+    def sizes(self) -> tuple[int, ...]:
+        """What its result is cut into."""
+
+    @property
+    @abstractmethod
+    def exit(self) -> Tensor:
+        """The last projection's weight."""
+
+    @abstractmethod
+    def between(self, parts: Sequence[Tensor], state: LayerState | None) -> Tensor:
+        """Map the first projection's parts to what the last one takes; the state, if any, is advanced."""
 
 
 class Inner(nn.Module):

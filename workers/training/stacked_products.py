@@ -145,6 +145,14 @@ def rows_of(values: Tensor, *, side_by_side: bool) -> Tensor:
     return values.flatten(0, -3).transpose(0, 1) if side_by_side else values.flatten(1, -2)
 
 
+def check_own(projections: Projections, weight: Tensor) -> None:
+    """Refuse a weight that is no parameter of the stack."""
+    if id(weight) not in projections.own:
+        raise NotImplementedError(
+            "a layer's weight is computed, not one of the model's parameters: it has no place here"
+        )
+
+
 def lies_side_by_side(rows: Tensor) -> bool:
     """Say whether (members, rows, columns) lie in memory as (rows, members)."""
     return not rows.is_contiguous() and rows.transpose(0, 1).is_contiguous()

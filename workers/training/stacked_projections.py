@@ -20,11 +20,13 @@ from torch.overrides import TorchFunctionMode
 
 from kernels.common.members import first
 from workers.models.decay import decay_rates
+from workers.models.seam import across, joins
 from workers.models.split import project, project_through
 from workers.training.beside import Beside
 from workers.training.projections import ONE_HOT, Decay, Projections, Renewed
 from workers.training.stacked import Stack
-from workers.training.stacked_products import LookUp, Parts, Products
+from workers.training.stacked_products import LookUp, Parts, Products, check_own
+from workers.training.stacked_seam import Across, joined
 from workers.training.stacked_taken import COPY, DECAY, StackedTaken
 from workers.training.stacked_through import Through, serves_through
 
@@ -107,7 +109,7 @@ class _Stacked:
 
 
 class TakenOver(TorchFunctionMode):
-    """Takes over `F.linear`, `F.embedding` and `decay_rates` inside the function that `torch.vmap` maps over the models.
+    """Takes over linear layers, what lies between them, embeddings and rates inside the function that `torch.vmap` maps over the models.
 
     Args:
         projections: of the stacked parameters.
@@ -130,6 +132,13 @@ class TakenOver(TorchFunctionMode):
         if func is project_through:
             x, weight, sizes, own = args
             return _Through.apply(x, weight, own, tuple(sizes), self._stacked)  # type: ignore[no-untyped-call]
+        if func is joins:
+            return joined(self._stacked.projections, *args)
+        if func is across:
+            rows, own, residual, norm, weight, sizes = args
+            inputs = (rows, own, residual, norm.weight, weight, norm.eps, tuple(sizes))
+            places = (self._stacked.projections, self._stacked.side_by_side)
+            return Across.apply(*inputs, *places, torch.is_grad_enabled())  # type: ignore[no-untyped-call]
         if func is F.embedding and args[0].numel() * args[1].shape[0] <= ONE_HOT:
             return _Embedding.apply(args[0], args[1], self._stacked.projections)  # type: ignore[no-untyped-call]
         if func is decay_rates:
@@ -158,19 +167,12 @@ class _Linear(torch.autograd.Function):
         info: Any, in_dims: tuple[int | None, ...], x: Tensor, weight: Tensor, bias: Tensor | None, stacked: _Stacked
     ) -> tuple[Tensor, int]:
         """Compute all members' products at once."""
-        _check_own(stacked.projections, weight)
+        check_own(stacked.projections, weight)
         stacked.projections.use(weight)
         x = first(x, in_dims[0], info.batch_size)
         side_by_side = id(weight) in stacked.side_by_side
         y = Products.apply(x, weight, bias, stacked.projections, side_by_side)  # type: ignore[no-untyped-call]
         return y, y.dim() - 2 if side_by_side else 0
-
-
-def _check_own(projections: Projections, weight: Tensor) -> None:
-    if id(weight) not in projections.own:
-        raise NotImplementedError(
-            "a layer's weight is computed, not one of the model's parameters: it has no place here"
-        )
 
 
 class _Split(torch.autograd.Function):
@@ -189,7 +191,7 @@ class _Split(torch.autograd.Function):
         info: Any, in_dims: tuple[int | None, ...], x: Tensor, weight: Tensor, sizes: tuple[int, ...], stacked: _Stacked
     ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
         """Compute all members' products at once."""
-        _check_own(stacked.projections, weight)
+        check_own(stacked.projections, weight)
         stacked.projections.use(weight)
         x = first(x, in_dims[0], info.batch_size)
         side_by_side = id(weight) in stacked.side_by_side
@@ -223,7 +225,7 @@ class _Through(torch.autograd.Function):
         """Compute all members' products at once."""
         projections = stacked.projections
         for one in (weight, own):
-            _check_own(projections, one)
+            check_own(projections, one)
             projections.use(one)
         x = first(x, in_dims[0], info.batch_size)
         side_by_side = id(own) in stacked.side_by_side
@@ -252,7 +254,7 @@ class _Embedding(torch.autograd.Function):
         info: Any, in_dims: tuple[int | None, ...], tokens: Tensor, weight: Tensor, projections: Projections
     ) -> tuple[Tensor, int]:
         """Look up all members' tokens at once."""
-        _check_own(projections, weight)
+        check_own(projections, weight)
         projections.use(weight)
         return LookUp.apply(first(tokens, in_dims[0], info.batch_size), weight, projections), 0  # type: ignore[no-untyped-call]
 
@@ -271,5 +273,5 @@ class _Decay(torch.autograd.Function):
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], log: Tensor, projections: Projections) -> tuple[Tensor, int]:  # noqa: ARG004
         """Compute all members' rates at once."""
-        _check_own(projections, log)
+        check_own(projections, log)
         return Decay.apply(log, projections), 0  # type: ignore[no-untyped-call]
