@@ -1,7 +1,7 @@
 """Where a backward pass may do what nothing later in it reads: the last sums of a parameter's gradient.
 
 They are done in line unless a caller names another place for them, such as a stream beside the chain of kernels while a
-training step is recorded into a graph. Where the gradients are to lie, the same caller says.
+training step is recorded into a graph.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import contextlib
 from collections.abc import Iterator
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
 
@@ -23,18 +22,12 @@ class Place(Protocol):
     def aside(self, parameter: Tensor, *made_of: Tensor) -> contextlib.AbstractContextManager[object]:
         """Do what follows, which makes a parameter's gradient of some tensors, at this place."""
 
-    def room(self, parameter: Tensor) -> Tensor | None:
-        """Return memory that a parameter's gradient is wanted in, contiguous, of as many numbers; None for anywhere."""
-
 
 class _InLine:
     def used(self, parameter: Tensor) -> None: ...
 
     def aside(self, parameter: Tensor, *made_of: Tensor) -> contextlib.AbstractContextManager[object]:  # noqa: ARG002
         return contextlib.nullcontext()
-
-    def room(self, parameter: Tensor) -> Tensor | None:  # noqa: ARG002
-        return None
 
 
 _IN_LINE = _InLine()
@@ -59,11 +52,3 @@ def used(parameter: Tensor) -> None:
 def aside(parameter: Tensor, *made_of: Tensor) -> contextlib.AbstractContextManager[object]:
     """Do what follows where the place says."""
     return _places[-1].aside(parameter, *made_of)
-
-
-def room(parameter: Tensor) -> Tensor:
-    """Return memory for the gradient of a tensor that may be a parameter: where the place wants it, or anywhere."""
-    found = _places[-1].room(parameter)
-    if found is None:
-        return torch.empty(parameter.shape, dtype=parameter.dtype, device=parameter.device)
-    return found.view(parameter.shape)

@@ -9,7 +9,7 @@ import torch
 import triton
 from torch import Tensor
 
-from kernels.common.aside import aside, room, used
+from kernels.common.aside import aside, used
 from kernels.common.devices import on_device
 from kernels.common.triton_reduce import sum_partials
 from kernels.rms_norm.triton_kernels import norm_backward, norm_forward
@@ -158,7 +158,7 @@ def _gradients(
 ) -> tuple[Tensor, Tensor, Tensor]:
     dx = torch.empty(stream.shape, dtype=x_dtype, device=stream.device)
     dresidual = torch.empty(stream.shape if separate else (0,), dtype=torch.float32, device=stream.device)
-    return dx, dresidual, room(weight)
+    return dx, dresidual, torch.empty(weight.shape, dtype=weight.dtype, device=weight.device)
 
 
 _rms_norm_backward.register_fake(_gradients)

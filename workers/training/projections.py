@@ -169,15 +169,6 @@ class Projections:
         own = self._owned(parameter)
         return self._off_chain(own is not None and self._uses[id(own)] == 1, *made_of, loose=loose)
 
-    def room(self, parameter: Tensor) -> Tensor | None:  # noqa: ARG002
-        """Gradients may lie anywhere."""
-        return None
-
-    def room_for(self, weight: Tensor) -> Tensor:
-        """Return memory for the gradient of a parameter, in its shape and dtype."""
-        found = self.room(weight)
-        return torch.empty(weight.shape, dtype=weight.dtype, device=weight.device) if found is None else found
-
     def apart(self, *made_of: Tensor) -> contextlib.AbstractContextManager[object]:
         """Compute beside the chain what only what is beside it reads; what it is made of is kept."""
         return self._off_chain(True, *made_of)
@@ -325,7 +316,7 @@ class Decay(torch.autograd.Function):
         (rates,) = ctx.saved_tensors
         with ctx.projections.adding(ctx.log, drates, rates):
             # the derivative of -exp is itself; laid out as the parameter, or autograd would copy it in the chain
-            dlog = ctx.projections.settle(ctx.log, torch.mul(drates, rates, out=ctx.projections.room_for(ctx.log)))
+            dlog = ctx.projections.settle(ctx.log, torch.mul(drates, rates, out=torch.empty_like(rates)))
         return dlog, None
 
 
