@@ -150,6 +150,8 @@ class Seam(torch.autograd.Function):
         assert len(slopes) == len(parts), "a part of a projection is not used"
         dresidual = torch.empty(stream.shape, dtype=torch.float32, device=stream.device)
         back = None if own is None else _way_back(before[0], before[1], ctx.rows_dtype)
+        # begun beside the chain before the next kernel of it, which does not wait for it
+        dweight = _gradient(ctx.projections, weight, slopes, normed)
         partial = small.seam_gradient(
             slopes,
             torch.split(taken, list(ctx.sizes), 1),
@@ -166,7 +168,6 @@ class Seam(torch.autograd.Function):
             down = _gradient(ctx.projections, own, [back.dadded], rows)
             drows = as_it_came(back.drows, ctx.rows_shape, side_by_side=lies_side_by_side(rows))
             found = [drows, down, dresidual]
-        dweight = _gradient(ctx.projections, weight, slopes, normed)
         with ctx.projections.aside(norm, partial):
             dnorm = torch.empty(norm.shape, dtype=norm.dtype, device=partial.device)
             sum_partials(partial, dnorm)
