@@ -55,7 +55,8 @@ def test_a_seam_and_the_way_back(
     seam(residual, before, norm, EPS, weights, outs, stream, kept)
     unkept = [torch.full_like(out, torch.nan) for out in outs]
     seam(residual, before, norm, EPS, weights, unkept, torch.empty_like(residual) if in_front else None, None)
-    if in_front:  # without a product in front the compiler may add a row's squares up in another order where it keeps less
+    # without a product in front the compiler may add a row's squares up in another order where less is kept
+    if in_front:
         assert all(torch.equal(one, other) for one, other in zip(outs, unkept, strict=True))
 
     one = [torch.full_like(out[:1], torch.nan) for out in outs]  # a member has the same bits in whatever company
