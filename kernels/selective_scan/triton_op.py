@@ -5,6 +5,7 @@ dtypes are settled before them, by ordinary operations that autograd differentia
 """
 
 from dataclasses import fields
+from functools import partial
 from math import lcm
 from typing import TYPE_CHECKING, Any
 
@@ -248,8 +249,7 @@ def _finished(gradient: Tensor | None, values: Tensor | None, x: Tensor, checkpo
     return gradient.to(values.dtype).contiguous()
 
 
-@selective_scan_backward.register_fake
-def _(
+def _fake_gradients(
     dy: Tensor,
     dfinal_state: Tensor | None,
     x: Tensor,
@@ -264,42 +264,22 @@ def _(
     initial_state: Tensor | None,
     reset: Tensor | None,
     checkpoints: Tensor,
-) -> tuple[Tensor, ...]:
-    return _fake_gradients((x, dt, A, B, C, D, z, dt_bias, initial_state), over=False)
-
-
-@selective_scan_backward_spending.register_fake
-def _(
-    dy: Tensor,
-    dfinal_state: Tensor | None,
-    x: Tensor,
-    dt: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    dt_bias: Tensor | None,
-    dt_softplus: bool,
-    initial_state: Tensor | None,
-    reset: Tensor | None,
-    checkpoints: Tensor,
+    *,
+    spend: bool,
 ) -> tuple[Tensor, ...]:
     from kernels.selective_scan.triton_bwd_launch import spends_rows
 
-    return _fake_gradients((x, dt, A, B, C, D, z, dt_bias, initial_state), over=spends_rows(x, A, B, C, checkpoints))
-
-
-def _fake_gradients(inputs: tuple[Tensor | None, ...], *, over: bool) -> tuple[Tensor, ...]:
-    x, dt, *_ = inputs
-    assert x is not None
-    elsewhere = (x, dt, inputs[6]) if over else ()
+    elsewhere = (x, dt, z) if spend and spends_rows(x, A, B, C, checkpoints) else ()
     return tuple(
         x.new_empty(0)
         if values is None
         else values.new_empty((0,) if any(values is row for row in elsewhere) else values.shape)
-        for values in inputs
+        for values in (x, dt, A, B, C, D, z, dt_bias, initial_state)
     )
+
+
+selective_scan_backward.register_fake(partial(_fake_gradients, spend=False))
+selective_scan_backward_spending.register_fake(partial(_fake_gradients, spend=True))
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:

@@ -7,8 +7,9 @@ skips on it.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -38,3 +39,24 @@ def no_sums_that_nobody_reads() -> Iterator[None]:
         interpreter_builder.options = replace(options, sanitize_overflow=False)
     yield
     interpreter_builder.options = options
+
+
+@pytest.fixture
+def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The backward operators in the order in which autograd takes them."""
+    from kernels.selective_scan import triton_op
+
+    names: list[str] = []
+
+    def noting(name: str) -> Callable[..., Any]:
+        op = getattr(triton_op, name)
+
+        def call(*arguments: Any) -> Any:
+            names.append(name.removeprefix("selective_scan_backward").removeprefix("_"))
+            return op(*arguments)
+
+        return call
+
+    for name in ("selective_scan_backward", "selective_scan_backward_spending"):
+        monkeypatch.setattr(triton_op, name, noting(name))
+    return names

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -11,8 +10,8 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from kernels.selective_scan import triton_bwd_launch, triton_op
-from kernels.selective_scan.triton_bwd_launch import Gradients, scan_backward
+from kernels.selective_scan import triton_bwd_launch
+from kernels.selective_scan.triton_bwd_launch import Gradients
 from kernels.selective_scan.triton_bwd_plan import Plan
 from kernels.selective_scan.triton_checkpoints import in_halves
 from kernels.selective_scan.triton_op import (
@@ -23,6 +22,7 @@ from kernels.selective_scan.triton_op import (
 )
 from tests.interpreter.test_selective_scan_backward import Problem, make
 from tests.interpreter.test_selective_scan_backward_copies import halve
+from tests.interpreter.test_selective_scan_spending import backward
 from tests.unit.kernels.scan_cases import halves_of
 
 pytestmark = pytest.mark.interpreter
@@ -30,20 +30,6 @@ pytestmark = pytest.mark.interpreter
 PLAN = Plan(warps=8, channels=2, chunks=1, chunk_tiles=2, piece_steps=32)
 """128 channels a program."""
 NAMES = Gradients._fields
-
-
-def backward(problem: Problem, checkpoints: Tensor, plan: Plan, *, spend: bool) -> Gradients:
-    inputs: dict[str, Any] = dict(problem.inputs)
-    return scan_backward(
-        problem.dy,
-        problem.dfinal,
-        **inputs,
-        dt_softplus=problem.dt_softplus,
-        reset=problem.reset,
-        checkpoints=checkpoints,
-        plan=plan,
-        spend=spend,
-    )
 
 
 def arguments_of(problem: Problem) -> tuple[Any, ...]:
@@ -144,23 +130,10 @@ def test_which_problems_have_halves(problem: Problem, expected: bool) -> None:
 
 
 @pytest.fixture
-def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The backward operators in the order in which autograd takes them, in programs of 128 channels."""
-    names: list[str] = []
-
-    def noting(name: str) -> Callable[..., Any]:
-        op = getattr(triton_op, name)
-
-        def call(*arguments: Any) -> Any:
-            names.append(name.removeprefix("selective_scan_backward").removeprefix("_"))
-            return op(*arguments)
-
-        return call
-
+def ran(ran: list[str], monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """As in all files, in programs of 128 channels."""
     monkeypatch.setattr(triton_bwd_launch, "plan_backward", lambda *_: PLAN)
-    for name in ("selective_scan_backward", "selective_scan_backward_spending"):
-        monkeypatch.setattr(triton_op, name, noting(name))
-    return names
+    return ran
 
 
 def test_autograd_returns_what_lies_there(ran: list[str]) -> None:

@@ -125,19 +125,33 @@ def _small_gradients(
     ctx: Any, slopes: Sequence[Tensor], weights: Sequence[Tensor], rows: Tensor
 ) -> tuple[Tensor | None, Tensor]:
     """Return the gradients of what was multiplied and of the weight."""
-    slopes, dx = [dy if dy.stride(-1) == 1 else dy.contiguous() for dy in slopes], None
+    slopes, dx = [dense(dy) for dy in slopes], None
     if ctx.needs_input_grad[0]:
-        members, count, inputs = rows.shape
-        came_so = lies_side_by_side(rows)
-        shape = (count, members, inputs) if came_so else (members, count, inputs)
-        out = rows.new_empty(shape, dtype=ctx.x_dtype)
-        out = out.transpose(0, 1) if came_so else out
+        out = laid_like(rows, ctx.x_dtype)
         small.add_up(slopes, weights, out)
-        dx = as_it_came(out, ctx.x_shape, side_by_side=came_so)
-    with ctx.projections.aside(ctx.weight, *slopes, rows, loose=True):
-        dweight = torch.empty(ctx.weight.shape, dtype=ctx.weight.dtype, device=rows.device)
+        dx = as_it_came(out, ctx.x_shape, side_by_side=lies_side_by_side(rows))
+    return dx, weight_gradient(ctx.projections, ctx.weight, slopes, rows)
+
+
+def weight_gradient(projections: Projections, weight: Tensor, slopes: Sequence[Tensor], rows: Tensor) -> Tensor:
+    """Return a weight's gradient of dense slopes, a part each, and rows, (members, rows, columns); made beside the chain."""
+    with projections.aside(weight, *slopes, rows, loose=True):
+        dweight = torch.empty(weight.shape, dtype=weight.dtype, device=rows.device)
         small.weight_gradient(slopes, rows, dweight)
-    return dx, dweight
+    return dweight
+
+
+def dense(rows: Tensor) -> Tensor:
+    """Return rows with their columns next to each other, as the kernels read them."""
+    return rows if rows.stride(-1) == 1 else rows.contiguous()
+
+
+def laid_like(rows: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return memory of the shape of rows (members, rows, columns), side by side if they lie so."""
+    if lies_side_by_side(rows):
+        members, count, columns = rows.shape
+        return rows.new_empty(count, members, columns, dtype=dtype).transpose(0, 1)
+    return rows.new_empty(rows.shape, dtype=dtype)
 
 
 def rows_of(values: Tensor, *, side_by_side: bool) -> Tensor:

@@ -15,7 +15,15 @@ from kernels.common.triton_reduce import sum_partials
 from workers.models.block import RMSNorm
 from workers.models.seam import Norm
 from workers.training.projections import Projections
-from workers.training.stacked_products import as_it_came, check_own, lies_side_by_side, rows_of
+from workers.training.stacked_products import (
+    as_it_came,
+    check_own,
+    dense,
+    laid_like,
+    lies_side_by_side,
+    rows_of,
+    weight_gradient,
+)
 
 
 def joined(
@@ -44,18 +52,7 @@ class Across(torch.autograd.Function):
     """What is mapped over; only its rule runs, as a weight without members would be no parameter."""
 
     @staticmethod
-    def forward(
-        rows: Tensor,
-        own: Tensor | None,
-        residual: Tensor | None,
-        norm: Tensor,
-        weight: Tensor,
-        eps: float,
-        sizes: tuple[int, ...],
-        projections: Projections,
-        side_by_side: frozenset[int],
-        keep: bool,
-    ) -> tuple[Tensor, ...]:
+    def forward(*inputs: Any) -> tuple[Tensor, ...]:
         raise NotImplementedError("stacked projections are for use inside vmap over the weights")
 
     @staticmethod
@@ -116,7 +113,7 @@ class Seam(torch.autograd.Function):
         flat = base.flatten(1, -2)
         before = None
         if own is not None:
-            before = small.Before(_dense(rows.flatten(1, -2)).to(taken.dtype), projections.cast(own))
+            before = small.Before(dense(rows.flatten(1, -2)).to(taken.dtype), projections.cast(own))
         stream = rows.view_as(rows) if before is None else base.new_empty(members, *lead, width, dtype=torch.float32)
         kept = None
         if keep:
@@ -125,7 +122,7 @@ class Seam(torch.autograd.Function):
         shapes = [(*lead, members, size) if side_by_side else (members, *lead, size) for size in sizes]
         parts = [taken.new_empty(shape) for shape in shapes]
         small.seam(
-            _dense(flat),
+            dense(flat),
             before,
             norm.detach(),
             eps,
@@ -146,17 +143,17 @@ class Seam(torch.autograd.Function):
         stream, normed, rstd, taken, *before = ctx.saved_tensors
         own, norm, weight = ctx.weights
         *parts, dstream = gradients
-        slopes = [_dense(rows_of(part, side_by_side=ctx.side_by_side)) for part in parts if part is not None]
+        slopes = [dense(rows_of(part, side_by_side=ctx.side_by_side)) for part in parts if part is not None]
         assert len(slopes) == len(parts), "a part of a projection is not used"
         dresidual = torch.empty(stream.shape, dtype=torch.float32, device=stream.device)
         back = None if own is None else _way_back(before[0], before[1], ctx.rows_dtype)
         # begun beside the chain before the next kernel of it, which does not wait for it
-        dweight = _gradient(ctx.projections, weight, slopes, normed)
+        dweight = weight_gradient(ctx.projections, weight, slopes, normed)
         partial = small.seam_gradient(
             slopes,
             torch.split(taken, list(ctx.sizes), 1),
-            None if dstream is None else _dense(dstream.flatten(1, -2)),
-            _dense(stream.flatten(1, -2)),
+            None if dstream is None else dense(dstream.flatten(1, -2)),
+            dense(stream.flatten(1, -2)),
             rstd,
             norm.detach(),
             back,
@@ -165,7 +162,7 @@ class Seam(torch.autograd.Function):
         found: list[Tensor | None] = [dresidual, None, None]
         if back is not None:
             rows = before[0]
-            down = _gradient(ctx.projections, own, [back.dadded], rows)
+            down = weight_gradient(ctx.projections, own, [back.dadded], rows)
             drows = as_it_came(back.drows, ctx.rows_shape, side_by_side=lies_side_by_side(rows))
             found = [drows, down, dresidual]
         with ctx.projections.aside(norm, partial):
@@ -176,19 +173,4 @@ class Seam(torch.autograd.Function):
 
 def _way_back(rows: Tensor, weight: Tensor, dtype: torch.dtype) -> small.Back:
     """Return memory for the gradients of a product's result, and of its rows as they lie."""
-    members, count, inputs = rows.shape
-    dadded = rows.new_empty(members, count, weight.shape[1])
-    if not lies_side_by_side(rows):
-        return small.Back(weight, dadded, rows.new_empty(members, count, inputs, dtype=dtype))
-    return small.Back(weight, dadded, rows.new_empty(count, members, inputs, dtype=dtype).transpose(0, 1))
-
-
-def _gradient(projections: Projections, weight: Tensor, slopes: Sequence[Tensor], rows: Tensor) -> Tensor:
-    with projections.aside(weight, *slopes, rows, loose=True):
-        dweight = torch.empty(weight.shape, dtype=weight.dtype, device=rows.device)
-        small.weight_gradient(slopes, rows, dweight)
-    return dweight
-
-
-def _dense(rows: Tensor) -> Tensor:
-    return rows if rows.stride(-1) == 1 else rows.contiguous()
+    return small.Back(weight, rows.new_empty(*rows.shape[:2], weight.shape[1]), laid_like(rows, dtype))

@@ -10,7 +10,7 @@ from torch.autograd.function import once_differentiable
 
 from kernels import stacked_products as small
 from workers.training.projections import Projections
-from workers.training.stacked_products import as_it_came, lies_side_by_side, rows_of
+from workers.training.stacked_products import as_it_came, dense, laid_like, lies_side_by_side, rows_of, weight_gradient
 
 
 def serves_through(projections: Projections, weight: Tensor, own: Tensor, sizes: tuple[int, ...]) -> bool:
@@ -53,23 +53,12 @@ class Through(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, dx: Tensor | None, ddt: Tensor, *others: Tensor) -> tuple[Tensor | None, ...]:
         rows, taken, first, part = ctx.saved_tensors
-        members, count, inputs = rows.shape
-        given = [_dense(rows_of(ddt, side_by_side=ctx.side_by_side)), *(_dense(one.flatten(1, -2)) for one in others)]
-        came_so = lies_side_by_side(rows)
-        out = rows.new_empty((count, members, inputs) if came_so else (members, count, inputs), dtype=ctx.x_dtype)
-        out = out.transpose(0, 1) if came_so else out
+        given = [dense(rows_of(ddt, side_by_side=ctx.side_by_side)), *(dense(one.flatten(1, -2)) for one in others)]
+        out = laid_like(rows, ctx.x_dtype)
         dpart = torch.empty_like(part)
-        added = None if dx is None else _dense(dx.flatten(1, -2))
+        added = None if dx is None else dense(dx.flatten(1, -2))
         small.through_gradient(given, taken, first, added, dpart, out)
-        slopes = [dpart, *given[1:]]
-        with ctx.projections.aside(ctx.own, given[0], part, loose=True):
-            down = torch.empty(ctx.own.shape, dtype=ctx.own.dtype, device=rows.device)
-            small.weight_gradient(given[:1], part, down)
-        with ctx.projections.aside(ctx.weight, *slopes, rows, loose=True):
-            dweight = torch.empty(ctx.weight.shape, dtype=ctx.weight.dtype, device=rows.device)
-            small.weight_gradient(slopes, rows, dweight)
-        return as_it_came(out, ctx.x_shape, side_by_side=came_so), dweight, down, None, None, None
-
-
-def _dense(rows: Tensor) -> Tensor:
-    return rows if rows.stride(-1) == 1 else rows.contiguous()
+        down = weight_gradient(ctx.projections, ctx.own, given[:1], part)
+        dweight = weight_gradient(ctx.projections, ctx.weight, [dpart, *given[1:]], rows)
+        dx = as_it_came(out, ctx.x_shape, side_by_side=lies_side_by_side(rows))
+        return dx, dweight, down, None, None, None
