@@ -45,7 +45,7 @@ GONE = (RayActorError, ActorUnschedulableError, NodeDiedError, OutOfMemoryError,
 class _Remote:
     """What this process holds for one attempt: the actor, and the question that it has not answered yet.
 
-    The attempts of an ensemble, in the folders `pack`, have one actor.
+    The attempts of an ensemble, in the folders `pack`, have one actor. `ended` says that the end of the worker is known here.
     """
 
     name: str
@@ -55,6 +55,7 @@ class _Remote:
     actor: Any = None
     question: Any = None
     cursor: int = -1
+    ended: bool = False
 
 
 def _where(node: Mapping[str, Any]) -> str:
@@ -163,7 +164,8 @@ class RayExecutor:
             return _left(remote, cursor, f"{type(error).__name__}: {' '.join(str(error).split())[:500]}")
         assert isinstance(report, Report)
         self._keep(remote, report, log, host)
-        if report.state == "running":
+        remote.ended = report.state == "exited"
+        if not remote.ended:
             self._ask(remote, report.cursor)
         return report
 
@@ -174,11 +176,17 @@ class RayExecutor:
             remote.actor.stop.remote(str(remote.directory), grace_s)
 
     def release(self, handle: str) -> None:
-        """End the actor, and with it what is left of its worker, unless that serves others of the attempt's ensemble."""
+        """End the actor, and with it what is left of its worker, unless others of the attempt's ensemble need it.
+
+        They need a worker that serves them, and an actor that has yet to tell them how their worker ended.
+        """
         remote = self._find(handle)
-        if remote.actor is not None and not serves_others(remote.directory, remote.pack):
-            ray.kill(remote.actor, no_restart=True)
         self._remotes.pop(handle, None)
+        if remote.actor is None or serves_others(remote.directory, remote.pack):
+            return
+        if remote.ended and any(other.name == remote.name for other in self._remotes.values()):
+            return  # whoever is released last ends it
+        ray.kill(remote.actor, no_restart=True)
 
     def close(self) -> None:
         """Leave the cluster; the actors stay."""
