@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,10 @@ from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     from workers.jobs.cluster import ClusterRecord
+
+# Read when torch is loaded. Tensors are tiny here, and each core has a process of its own: threads beyond one wait for each
+# other in turns, which made some tests ten times as long.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # How long an example takes says how busy the machine is (and, in a fresh clone, that Hypothesis still builds its table of
 # characters), not whether the code is right.
