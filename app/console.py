@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import io
 import json
 import os
 import shutil
@@ -10,7 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from app.grid import Grid
+from app.errors import CommandError
+from app.grid import Grid, one_line
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -20,6 +23,44 @@ class StdoutClosed(Exception):
     """The reader of our stdout has left, as in `mambalab ls | head -1`. Nothing is wrong; nothing more can be written."""
 
 
+class StdoutFailed(CommandError):
+    """stdout takes no more, as on a full disk: what was written is not whole."""
+
+
+# What an encoding without them gets instead; any other letter that it lacks becomes its escape, so that nothing is lost.
+_PLAIN = {
+    "±": "+-",
+    "†": "*",
+    "‡": "**",
+    "·": "-",
+    "─": "-",
+    "—": "-",
+    "…": "...",
+    "×": "x",
+    "→": "->",
+    "≤": "<=",
+    "≥": ">=",
+}
+
+
+def _legible(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    letters = error.object[error.start : error.end]
+    shown = (_PLAIN.get(letter) or letter.encode("ascii", "backslashreplace").decode() for letter in letters)
+    return "".join(shown), error.end
+
+
+codecs.register_error("mambalab.legible", _legible)
+
+
+def write_any_letter() -> None:
+    """Let stdout and stderr take every letter, whatever the encoding of the terminal or the pipe."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="mambalab.legible")
+
+
 @contextmanager
 def writing() -> Iterator[None]:
     """Turn a closed stdout into StdoutClosed, which no layer in between takes for a failure of its own."""
@@ -27,6 +68,10 @@ def writing() -> Iterator[None]:
         yield
     except BrokenPipeError as error:
         raise StdoutClosed from error
+    except OSError as error:
+        raise StdoutFailed(
+            f"stdout cannot be written: {error.strerror}. What has arrived there is not the whole answer."
+        ) from error
 
 
 def data(text: str) -> None:
@@ -45,12 +90,13 @@ def data_bytes(piece: bytes) -> None:
 
 def data_json(value: Any) -> None:
     """Write a value to stdout as JSON."""
-    data(dump_json(value))
+    takes_all = (sys.stdout.encoding or "").lower().startswith("utf")
+    data(dump_json(value, only_ascii=not takes_all))
 
 
-def dump_json(value: Any) -> str:
+def dump_json(value: Any, *, only_ascii: bool = False) -> str:
     """Return a value as JSON; NaN becomes null, as JSON has none, and infinities become their names."""
-    return json.dumps(_without_nan(value), indent=2, default=str, ensure_ascii=False, allow_nan=False)
+    return json.dumps(_without_nan(value), indent=2, default=str, ensure_ascii=only_ascii, allow_nan=False)
 
 
 def say(text: str) -> None:
@@ -66,9 +112,13 @@ def flush() -> None:
 
 def leave_quietly() -> NoReturn:
     """End with success after StdoutClosed."""
-    # the interpreter flushes stdout once more while it ends; that must not meet the closed pipe again
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    forsake_stdout()
     sys.exit(0)
+
+
+def forsake_stdout() -> None:
+    """Throw away what stdout still holds: the interpreter flushes it once more while it ends, which would fail again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def confirm(question: str) -> bool:
@@ -92,7 +142,7 @@ def table(grid: Grid) -> None:
         data(grid.render(width, colours=not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"))
         return
     for row in (grid.columns, *grid.rows):
-        data("\t".join(" ".join(cell.split()) for cell in row))
+        data("\t".join(map(one_line, row)))
 
 
 def _without_nan(value: Any) -> Any:

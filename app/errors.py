@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from enum import IntEnum
 from typing import NoReturn
 
@@ -56,3 +58,25 @@ def exit_code_of(error: BaseException) -> ExitCode | None:
         if code is not None:
             return code
     return None
+
+
+# What an operating system refuses for reasons outside of this program, and what a person can do about it.
+_FOLDER = "--home or $MAMBALAB_HOME names another folder for the store."
+_TROUBLES: dict[int, str] = {
+    errno.EACCES: f"Have its permissions changed, or work elsewhere: {_FOLDER}",
+    errno.EPERM: f"Have its permissions changed, or work elsewhere: {_FOLDER}",
+    errno.EROFS: f"It cannot be written there: {_FOLDER}",
+    errno.ENOTDIR: f"A file stands where a folder is meant: {_FOLDER}",
+    errno.ENAMETOOLONG: "Choose a shorter one.",
+    errno.ENOSPC: "Make room and try again.",
+    errno.EDQUOT: "Make room and try again.",
+    errno.EMFILE: "Raise the limit (`ulimit -n`) and try again.",
+}
+
+
+def environment_trouble(error: BaseException) -> str:
+    """Return the sentence for what the operating system refused, or nothing where the error is a defect of ours."""
+    if not isinstance(error, OSError) or error.errno not in _TROUBLES:
+        return ""
+    place = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
+    return f"{place}{error.strerror}. {_TROUBLES[error.errno]}"

@@ -6,6 +6,7 @@ Plain text and a few colours; no rich, whose import would cost `mambalab ls` hal
 from __future__ import annotations
 
 import textwrap
+import unicodedata
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -13,6 +14,38 @@ GAP = 2
 LEAST = 12  # characters that a column keeps when it is cut
 HEADER, BEST, GOOD, BAD, CAUTION = "1", "1;32", "32", "1;31", "33"  # ANSI's numbers: bold, green, red, yellow
 STATUS_STYLES = {"queued": "2", "running": "36", "completed": GOOD, "failed": BAD, "cancelled": CAUTION}
+
+
+def one_line(text: str) -> str:
+    """Return a cell's text on one line, without what a terminal would obey instead of showing."""
+    text = " ".join(text.split())
+    return text if text.isprintable() else "".join(letter if letter.isprintable() else "\ufffd" for letter in text)
+
+
+def cells_of(text: str) -> int:
+    """Return how many cells of a terminal a text takes: wide letters two, combining ones none."""
+    if text.isascii():
+        return len(text)
+    return sum(map(_cells, text))
+
+
+def _cells(letter: str) -> int:
+    if unicodedata.combining(letter):
+        return 0
+    return 2 if unicodedata.east_asian_width(letter) in "WF" else 1
+
+
+def cut(text: str, size: int) -> str:
+    """Return a text cut to at most `size` cells, ending in … where something is left out."""
+    if cells_of(text) <= size:
+        return text
+    kept, left = [], size - 1
+    for letter in text:
+        left -= _cells(letter)
+        if left < 0:
+            break
+        kept.append(letter)
+    return "".join(kept) + "…"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +86,7 @@ class Grid:
     def _widths(self, width: int) -> dict[int, int]:
         """Return the width of each column that is shown, by its place."""
         cells = zip(self.columns, *self.rows, strict=True)
-        widths = {place: max(map(len, column)) for place, column in enumerate(cells)}
+        widths = {place: max(cells_of(one_line(cell)) for cell in column) for place, column in enumerate(cells)}
         layout, names = self.layout, self.columns
         soft = {place for place, name in enumerate(names) if name in layout.shrink or name == layout.wrap}
         for name in layout.drop:
@@ -87,14 +120,12 @@ class Grid:
         return self.styles.get((number, place)) or STATUS_STYLES.get(row[place], "")
 
     def _pieces(self, place: int, text: str, size: int) -> list[str]:
-        text = " ".join(text.split())
-        if len(text) <= size:
-            return [text]
-        if self.columns[place] == self.layout.wrap:
+        text = one_line(text)
+        if cells_of(text) > size and self.columns[place] == self.layout.wrap:
             return textwrap.wrap(text, size)
-        return [text[: size - 1] + "…"]
+        return [cut(text, size)]
 
     def _padded(self, place: int, text: str, size: int, style: str) -> str:
-        padding = " " * (size - len(text))
+        padding = " " * (size - cells_of(text))
         shown = f"\x1b[{style}m{text}\x1b[0m" if style and text else text
         return padding + shown if self.columns[place] in self.layout.right else shown + padding

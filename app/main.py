@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
-from app.console import StdoutClosed, flush, leave_quietly, say
-from app.errors import ExitCode, bad_input, exit_code_of
+from app.console import StdoutClosed, StdoutFailed, flush, forsake_stdout, leave_quietly, say, write_any_letter
+from app.errors import ExitCode, bad_input, environment_trouble, exit_code_of
 from app.verbs import LazyGroup
 
 app = typer.Typer(
@@ -53,7 +53,9 @@ def root(
 
 def run(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with a documented code; a defect of ours keeps its traceback."""
+    write_any_letter()
     try:
+        _check_letters(sys.argv[1:] if arguments is None else arguments)
         outcome = app(args=arguments, prog_name="mambalab", standalone_mode=False)
         flush()
     except StdoutClosed:
@@ -64,14 +66,27 @@ def run(arguments: Sequence[str] | None = None) -> None:
         _explain_usage(error)
         sys.exit(ExitCode.BAD_INPUT)
     except Exception as error:
-        code = exit_code_of(error)
+        code, told = exit_code_of(error), str(error)
         if code is None:
-            raise
-        say(f"error: {error}")
+            code, told = ExitCode.FAILED, environment_trouble(error)
+            if not told:
+                raise
+        if isinstance(error, StdoutFailed):
+            forsake_stdout()
+        say(f"error: {told}")
         sys.exit(code)
     if outcome == ExitCode.INTERRUPTED:
         say("interrupted")
     sys.exit(outcome if isinstance(outcome, int) else ExitCode.DONE)
+
+
+def _check_letters(arguments: Sequence[str]) -> None:
+    """End with bad input where a word is no text: nothing that is stored or asked of the store could hold it."""
+    for word in arguments:
+        try:
+            word.encode()
+        except UnicodeEncodeError:
+            bad_input(f"{word!r} holds bytes that are no UTF-8; expected text in the terminal's encoding, UTF-8.")
 
 
 def _explain_usage(error: typer.TyperException) -> None:

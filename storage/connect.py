@@ -82,6 +82,9 @@ def store_error(error: sqlite3.Error, database: Path) -> StorageError:
         return QueryFailed(f"{database}: {text}")
     if "unable to open" in text or "readonly" in text:
         return StorageError(
-            f"{database} cannot be opened: {text}. SQLite's WAL needs write permission in {database.parent}."
+            f"{database} cannot be opened: {text}. SQLite's WAL needs write permission in {database.parent}; a copy of "
+            "lab.db in a folder of your own can be read with --home."
         )
+    if "full" in text or "disk I/O" in text:
+        return StorageError(f"{database}: {text}. Make room on its disk and try again; what was committed is whole.")
     return StorageError(f"{database}: {text}")

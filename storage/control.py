@@ -66,7 +66,7 @@ def note_ablation(paths: HomePaths, ablation_id: str, body: str) -> None:
     with _writing(paths) as connection:
         changed = connection.execute("UPDATE ablation SET note = ? WHERE id = ?", (body.strip(), ablation_id)).rowcount
         if not changed:
-            raise NotFound(f"no ablation has the id {ablation_id!r}. `mambalab ls` lists the ablations.")
+            raise NotFound(f"no ablation has the id {ablation_id!r}. `mambalab ls ablations` lists them.")
 
 
 def add_tags(paths: HomePaths, run_ids: Sequence[str], names: Sequence[str]) -> None:
@@ -74,10 +74,10 @@ def add_tags(paths: HomePaths, run_ids: Sequence[str], names: Sequence[str]) -> 
 
     Raises:
         NotFound: a run that does not exist.
-        ValueError: a tag that is empty or holds white space or a comma.
+        ValueError: a tag that is empty or holds white space, a comma or what cannot be printed.
     """
     for name in names:
-        if not name or "," in name or any(map(str.isspace, name)):
+        if not name or "," in name or not name.isprintable() or any(map(str.isspace, name)):
             raise ValueError(f"a tag is one word without commas, got {name!r}")
     with _writing(paths) as connection:
         _check_runs(connection, run_ids)
@@ -107,7 +107,7 @@ def archive_ablation(paths: HomePaths, ablation_id: str, archived: bool) -> None
     with _writing(paths) as connection:
         changed = connection.execute("UPDATE ablation SET archived = ? WHERE id = ?", (archived, ablation_id)).rowcount
         if not changed:
-            raise NotFound(f"no ablation has the id {ablation_id!r}. `mambalab ls` lists the ablations.")
+            raise NotFound(f"no ablation has the id {ablation_id!r}. `mambalab ls ablations` lists them.")
         connection.execute("UPDATE run SET archived = ? WHERE ablation_id = ?", (archived, ablation_id))
 
 

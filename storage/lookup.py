@@ -36,7 +36,7 @@ def resolve_ablation(connection: sqlite3.Connection, ref: str) -> str:
     matches = _starting_with(connection, "ablation", ref)
     if not matches:
         known = [*_names(connection), *_ids(connection, "ablation")]
-        raise _not_found("ablation", ref, known, "`mambalab ls` lists the ablations.")
+        raise _not_found("ablation", ref, known, "`mambalab ls ablations` lists them.")
     return _only(ref, matches)
 
 
@@ -53,7 +53,7 @@ def resolve(connection: sqlite3.Connection, ref: str) -> tuple[Kind, str]:
     runs = _starting_with(connection, "run", ref)
     if not ablations and not runs:
         known = [*_names(connection), *_ids(connection, "ablation"), *_ids(connection, "run")]
-        raise _not_found("run or ablation", ref, known, "`mambalab ls` lists both.")
+        raise _not_found("run or ablation", ref, known, "`mambalab ls` lists runs, `mambalab ls ablations` ablations.")
     found = _only(ref, [*ablations, *runs])
     return ("ablation" if found in ablations else "run"), found
 

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from storage.connect import check_schema, open_store, schema_version, translated
-from storage.errors import SchemaTooOld, StoreLocked, StoreMissing
-from storage.home import HomePaths
+from storage.connect import check_schema, open_store, schema_version, store_error, translated
+from storage.errors import SchemaTooOld, StorageError, StoreLocked, StoreMissing
+from storage.home import FOLDER, HomePaths
 from storage.schema import SCHEMA_VERSION
 
 SCRIPTS = Path(__file__).parent / "migrations"
@@ -53,10 +53,18 @@ def _is_current(database: Path) -> bool:
 
 
 def _make_folder(paths: HomePaths) -> None:
-    paths.root.mkdir(parents=True, exist_ok=True)
-    ignore = paths.root / ".gitignore"
-    if not ignore.exists():
-        ignore.write_text("*\n", encoding="utf-8")  # a store inside a checkout must not end up in a commit
+    root = paths.root
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        # a store inside a checkout must not end up in a commit; a folder that holds other things is not ours to ignore
+        if root.name == FOLDER or not any(root.iterdir()):
+            ignore = root / ".gitignore"
+            if not ignore.exists():
+                ignore.write_text("*\n", encoding="utf-8")
+    except OSError as error:
+        raise StorageError(
+            f"{root} cannot be made the folder of a store: {error.strerror}. --home or $MAMBALAB_HOME names another."
+        ) from error
 
 
 @contextmanager
@@ -73,6 +81,7 @@ def _upgrade(database: Path) -> None:
     # Alembic costs 0.2 s to import and is needed once in a store's life
     from alembic import command
     from alembic.config import Config
+    from sqlalchemy.exc import DBAPIError
 
     from storage.engine import writer_engine
 
@@ -83,5 +92,9 @@ def _upgrade(database: Path) -> None:
         with engine.begin() as connection:
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
+    except DBAPIError as error:
+        if not isinstance(error.orig, sqlite3.Error):
+            raise
+        raise store_error(error.orig, database) from error
     finally:
         engine.dispose()

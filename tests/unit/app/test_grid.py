@@ -71,3 +71,16 @@ def test_no_line_is_wider_than_the_terminal(cells: list[list[str]], width: int) 
     """With every column soft, 3 x 12 characters and the gaps always fit."""
     grid = Grid(["a", "b", "c"], cells, Layout(shrink=["a", "b"], wrap="c"))
     assert all(len(line) <= width for line in grid.render(width, colours=False).splitlines())
+
+
+def test_wide_letters_take_two_cells_and_stay_in_line() -> None:
+    rows = [["漢字漢字", "1"], ["plain", "2"], ["e\u0301te\u0301", "3"]]
+    lines = Grid(["name", "n"], rows).render(80, colours=False).splitlines()
+    assert lines[2:] == ["漢字漢字  1", "plain     2", "e\u0301te\u0301       3"]
+    cut = Grid(["name", "n"], [["漢字" * 20, "1"]], Layout(shrink=["name"])).render(20, colours=False)
+    assert cut.splitlines()[2] == "漢字漢字漢字漢字…  1"
+
+
+def test_what_a_terminal_would_obey_is_shown_as_a_mark() -> None:
+    row = Grid(["name"], [["a\x1b[31mred\x07"]]).render(80, colours=False).splitlines()[2]
+    assert row == "a\ufffd[31mred\ufffd"

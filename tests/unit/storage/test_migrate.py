@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from alembic import command
+from sqlalchemy.exc import OperationalError
 from sqlmodel import SQLModel
 
 import storage.tables  # noqa: F401 - fills SQLModel's metadata
@@ -58,6 +59,25 @@ def test_a_store_ignores_itself_in_git(tmp_path: Path) -> None:
     paths = HomePaths(tmp_path / "deep" / "home")
     migrate(paths)
     assert (paths.root / ".gitignore").read_text() == "*\n"
+
+
+def test_a_folder_that_holds_other_things_is_not_ignored_in_git(tmp_path: Path) -> None:
+    (tmp_path / "work.py").write_text("mine")
+    migrate(HomePaths(tmp_path))
+    assert not (tmp_path / ".gitignore").exists()
+    (tmp_path / ".mambalab").mkdir()
+    (tmp_path / ".mambalab" / "controller.log").write_text("")
+    migrate(HomePaths(tmp_path / ".mambalab"))
+    assert (tmp_path / ".mambalab" / ".gitignore").read_text() == "*\n"
+
+
+def test_an_error_of_the_file_system_is_the_stores_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OperationalError("BEGIN EXCLUSIVE", None, sqlite3.OperationalError("disk I/O error"))
+
+    monkeypatch.setattr(command, "upgrade", full)
+    with pytest.raises(StorageError, match="disk I/O error. Make room on its disk"):
+        migrate(HomePaths(tmp_path / "home"))
 
 
 @pytest.mark.parametrize("name", ["a b", "100% #1?", "it's ü", "%20"])
