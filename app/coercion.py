@@ -92,7 +92,11 @@ def _number(value: Any, kind: type[int] | type[float], least: float | None, most
     except (TypeError, ValueError):
         raise ValueError(f"got {value!r}, expected {wanted}") from None
     if least is not None and number < least:
-        raise ValueError(f"got {value}, expected {wanted} of at least {least:g}")
+        raise ValueError(f"got {value}, expected {wanted} of at least {_written(least)}")
     if most is not None and number > most:
-        raise ValueError(f"got {value}, expected {wanted} of at most {most:g}")
+        raise ValueError(f"got {value}, expected {wanted} of at most {_written(most)}")
     return number
+
+
+def _written(limit: float) -> str:
+    return f"{limit:,}" if isinstance(limit, int) else f"{limit:g}"

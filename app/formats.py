@@ -10,6 +10,11 @@ def number(value: float | None) -> str:
     return "" if value is None else f"{value:.4g}"
 
 
+def counted(count: int, thing: str) -> str:
+    """Return a count with its thing: 1 run, 2 runs, 1,000 runs."""
+    return f"{count:,} {thing}" if count == 1 else f"{count:,} {thing}s"
+
+
 def large(value: float) -> str:
     """Return a count as people say it: 950, 66.5K, 1.2M, 3.4G."""
     for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "K")):

@@ -6,6 +6,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from app.console import data, say, table
+from app.formats import counted
 from app.grid import BEST, Grid, Layout
 
 if TYPE_CHECKING:
@@ -30,7 +31,8 @@ def print_matrix(matrix: Matrix, form: str, *, title: str) -> None:
         count for cell in matrix.cells.values() for status, count in cell.counts.items() if status != "completed"
     )
     direction = {"max": ", higher is better", "min": ", lower is better"}.get(matrix.direction, "")
-    left = f"; {waiting} runs are not completed and do not count" if waiting else ""
+    are = "is not completed and does" if waiting == 1 else "are not completed and do"
+    left = f"; {counted(waiting, 'run')} {are} not count" if waiting else ""
     say(f"{matrix.metric}: mean ± std (n) over seeds{direction}{left}")
     if note := footnote(matrix):
         say(note)

@@ -82,7 +82,7 @@ def plan_trials(plan: Sequence[PlannedRun]) -> list[TrialPlan]:
 def print_plan(spec: AblationSpec, plan: Sequence[PlannedRun], *, as_json: bool) -> None:
     """Print what would run: a line a trial on stdout, the sum on stderr."""
     from app.console import data_json, say, table
-    from app.formats import large
+    from app.formats import counted, large
     from app.grid import Grid, Layout
 
     trials = plan_trials(plan)
@@ -111,7 +111,8 @@ def print_plan(spec: AblationSpec, plan: Sequence[PlannedRun], *, as_json: bool)
     layout = Layout(right=("trial", "parameters", "steps", "tokens"), shrink=(*titles, "seeds"))
     table(Grid(["trial", *titles, "seeds", "parameters", "steps", "tokens"], rows, layout))
     say(
-        f"{spec.name}: {len(trials)} trials x {len(spec.seeds)} seeds = {len(plan)} runs, {large(tokens)} tokens in all, "
+        f"{spec.name}: {counted(len(trials), 'trial')} x {counted(len(spec.seeds), 'seed')} = {counted(len(plan), 'run')}, "
+        f"{large(tokens)} tokens in all, "
         f"about {operations:.1e} floating-point operations (6 x parameters x tokens); "
         f"decided by {spec.metric.key} ({spec.metric.direction}). Nothing was written."
     )

@@ -15,7 +15,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from workers.errors import SpecError
 from workers.published import Published
-from workers.specs import MetricSpec, RunSpec, Spec, spec_hash
+from workers.specs import SEEDS_END, MetricSpec, RunSpec, Spec, spec_hash
 from workers.validation import describe_errors
 
 MAX_RUNS = 100_000
@@ -100,6 +100,8 @@ class AblationSpec(Spec):
             raise ValueError("seeds must name at least one seed, such as seeds = [0, 1, 2]")
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds must differ, got {list(self.seeds)}")
+        if beyond := [seed for seed in self.seeds if not 0 <= seed < SEEDS_END]:
+            raise ValueError(f"seeds must be at least 0 and below {SEEDS_END}, got {beyond[0]}")
         titles = [axis.title for axis in self.axes]
         if len(set(titles)) != len(titles):
             raise ValueError(f"axes must have different names, got {titles}")

@@ -30,6 +30,7 @@ from workers.spec_tasks import (
 )
 
 __all__ = [
+    "SEEDS_END",
     "AssociativeRecallSpec",
     "CopyingSpec",
     "Direction",
@@ -53,12 +54,13 @@ __all__ = [
 ]
 
 Direction = Literal["max", "min"]
+SEEDS_END = 2**31  # what every generator of random numbers takes lies below
 
 
 class TrainSpec(Spec):
     """How a run is trained, evaluated and saved. A step is one optimizer update; the first is 1."""
 
-    steps: int = Field(1000, ge=1)
+    steps: int = Field(1000, ge=1, le=10**12)
     batch_size: int = Field(32, ge=1)
     accumulate: int = Field(
         1, ge=1, description="micro-batches that a step's batch is computed in, which saves memory; divides batch_size"
@@ -130,7 +132,7 @@ class ResourceSpec(Spec):
     cpus: float = Field(1.0, ge=0)
     gpus: float | Literal["auto"] = "auto"  # auto: one GPU where there is any, else none; a fraction shares one
     timeout_s: float | None = Field(None, gt=0)
-    max_attempts: int = Field(3, ge=1)
+    max_attempts: int = Field(3, ge=1, le=1_000_000)
     pack: Annotated[int, Field(ge=1)] | Literal["auto", "off"] = Field(
         "auto",
         description="how many runs that differ in no shape may train at once as one model; auto: where it is known to pay",
@@ -153,7 +155,7 @@ class RunSpec(Spec):
     task: TaskSpec = SelectiveCopyingSpec()
     train: TrainSpec = TrainSpec()
     resources: ResourceSpec = ResourceSpec()
-    seed: int = Field(0, ge=0, lt=2**31)
+    seed: int = Field(0, ge=0, lt=SEEDS_END)
 
     @model_validator(mode="after")
     def _can_be_shared(self) -> RunSpec:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import re
 import typing
 from collections.abc import Iterator
 
 from pydantic import BaseModel, ValidationError
+
+_QUOTED = re.compile("'([^']*)'")
 
 
 def describe_errors(model: type[BaseModel], error: ValidationError, prefix: str = "") -> str:
@@ -43,8 +46,27 @@ def _describe(model: type[BaseModel], detail: typing.Any, prefix: str) -> str:
         return f"unknown key `{shown}`{_nearest(model, shown.removeprefix(prefix), prefix)}"
     message = detail["msg"].removeprefix("Value error, ")
     got = detail.get("input")
+    if detail["type"] == "union_tag_invalid":
+        known = _QUOTED.findall(detail["ctx"]["expected_tags"])
+        return f"key `{shown}.name`: {_choice(detail['ctx']['tag'], known)}"
+    if detail["type"] == "union_tag_not_found":
+        return f"key `{shown}`: its other keys depend on `{shown}.name`, which is missing; add it, such as --set {shown}.name=NAME"
+    if detail["type"] == "literal_error" and isinstance(got, str):
+        known = _QUOTED.findall(detail["ctx"]["expected"])
+        return f"key `{shown}`: {_choice(got, known)}"
+    if detail["type"] == "string_pattern_mismatch" and location[-1] == "name":
+        return (
+            f"key `{shown}`: expected small letters a to z, digits and . _ - /, beginning with a letter or a digit, so that "
+            f"the command line and files can bear it; got {got!r}"
+        )
     suffix = "" if isinstance(got, dict) or detail["type"] == "value_error" else f", got {got!r}"
     return f"key `{shown}`: {message}{suffix}" if shown else f"{message}{suffix}"
+
+
+def _choice(got: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(got, known, n=1, cutoff=0.5)
+    meant = f": did you mean {close[0]!r}?" if close else "."
+    return f"got {got!r}, expected one of {', '.join(known)}{meant}"
 
 
 def _nearest(model: type[BaseModel], key: str, prefix: str) -> str:

@@ -41,6 +41,7 @@ def logs(
 def _print_once(store: Reader, paths: HomePaths, run_id: str, attempt: int | None) -> None:
     from app.console import say
     from app.errors import CommandError, ExitCode
+    from app.formats import counted
 
     run = store.run(run_id)
     number = attempt or run.attempt
@@ -49,7 +50,7 @@ def _print_once(store: Reader, paths: HomePaths, run_id: str, attempt: int | Non
         return
     log = paths.attempt(run_id, number).log
     if number > run.attempt:
-        raise CommandError(f"{run_id} has {run.attempt} attempts, not {number}.", ExitCode.NOT_FOUND)
+        raise CommandError(f"{run_id} has {counted(run.attempt, 'attempt')}, not {number}.", ExitCode.NOT_FOUND)
     if not log.is_file():
         inline = any(row.number == number and row.executor == "inline" for row in store.attempts(run_id))
         if inline:
@@ -58,7 +59,8 @@ def _print_once(store: Reader, paths: HomePaths, run_id: str, attempt: int | Non
         else:
             say(f"attempt {number} of {run_id} has written no log: {log}")
         return
-    _copy(log, 0)
+    if not _copy(log, 0):
+        say(f"attempt {number} of {run_id} has printed nothing; `mambalab show {run_id}` has its metrics and events")
 
 
 def _follow(store: Reader, paths: HomePaths, run_id: str, wanted: int | None) -> None:

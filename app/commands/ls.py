@@ -45,7 +45,7 @@ def ls(
         bad_input("ls ablations: --ablation, --status and --where choose among runs. Leave them out, or list runs.")
     with reader(context) as store:
         if what == "ablations":
-            _list_ablations(store.ablations(include_archived=everything), limit, as_json)
+            _list_ablations(store, limit, everything=everything, as_json=as_json)
             return
         runs = store.runs(
             ablation_id=store.resolve_ablation(ablation) if ablation else None,
@@ -55,8 +55,16 @@ def ls(
         )
         if where is not None:
             runs = _passing(store, runs, where)
-        nothing = "no runs. `mambalab submit demo` makes some." if where is None else "no run passes the filter."
+        nothing = (
+            "no run passes the filter." if where is not None else _why_no_runs(store, chosen=bool(ablation or status))
+        )
         _list_runs(store, runs, limit, as_json, nothing)
+
+
+def _why_no_runs(store: Reader, *, chosen: bool) -> str:
+    if not store.runs(limit=1, include_archived=True):
+        return "no runs. `mambalab submit demo` makes some."
+    return "no such run; --all looks among archived ones too." if chosen else "all runs are archived; --all lists them."
 
 
 def _statuses(names: Sequence[str]) -> list[str]:
@@ -139,11 +147,12 @@ def _deciding_metric(run: RunRow, metric_of: dict[str, str]) -> str:
     return f"{key} {number(run.metrics[key])}" if key in run.metrics else ""
 
 
-def _list_ablations(ablations: list[AblationRow], limit: int, as_json: bool) -> None:
+def _list_ablations(store: Reader, limit: int, *, everything: bool, as_json: bool) -> None:
     from app.console import data_json, say, table
     from app.grid import Grid, Layout
     from app.records import ablation_record
 
+    ablations = store.ablations(include_archived=everything)
     shown = ablations[:limit] if limit else ablations
     if as_json:
         data_json([ablation_record(ablation) for ablation in shown])
@@ -162,7 +171,12 @@ def _list_ablations(ablations: list[AblationRow], limit: int, as_json: bool) -> 
     if len(ablations) > len(shown):
         say(f"only the first {len(shown)} are listed; --limit 0 lists all")
     elif not shown:
-        say("no ablations. `mambalab submit demo` makes one.")
+        hidden = store.ablations(include_archived=True)
+        say(
+            "all ablations are archived; --all lists them."
+            if hidden
+            else "no ablations. `mambalab submit demo` makes one."
+        )
 
 
 def _ablation_cells(ablation: AblationRow) -> list[str]:

@@ -24,7 +24,9 @@ Executor = Annotated[
         show_default=False,
     ),
 ]
-Priority = Annotated[int, typer.Option(help="Runs with a higher one start first.")]
+FARTHEST = 1_000_000  # a priority that SQLite can hold and a person can read
+MOST_SEEDS = 100_000  # as many runs as an ablation may have
+Priority = Annotated[int, typer.Option(min=-FARTHEST, max=FARTHEST, help="Runs with a higher one start first.")]
 Pack = Annotated[
     str | None,
     typer.Option(
@@ -62,8 +64,8 @@ def parse_seeds(text: str | None, name: str = "--seeds") -> list[int] | None:
     except ValueError:
         bad_input(f"{name}: got {text!r}, expected a count such as 3 or a list such as 0,1,2")
     if "," not in text:
-        if numbers[0] < 1:
-            bad_input(f"{name}: got {numbers[0]}, expected a count of at least 1")
+        if not 1 <= numbers[0] <= MOST_SEEDS:
+            bad_input(f"{name}: got {numbers[0]}, expected a count of at least 1 and at most {MOST_SEEDS:,}")
         return list(range(numbers[0]))
     return numbers
 

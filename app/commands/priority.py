@@ -6,9 +6,8 @@ from typing import Annotated
 
 import typer
 
+from app.commands.options import FARTHEST
 from app.refs import Refs
-
-FARTHEST = 1_000_000  # a number that SQLite can hold and a person can read
 
 
 def priority(

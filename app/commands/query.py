@@ -33,13 +33,26 @@ def query(
     statement = sys.stdin.read() if sql == "-" else sql
     result = run_query(home_paths(context), statement, limit=limit or None, timeout_s=timeout)
     if as_json or form == "json":
-        data_json([dict(zip(result.columns, map(_plain, row), strict=True)) for row in result.rows])
+        names = _distinct(result.columns)
+        data_json([dict(zip(names, map(_plain, row), strict=True)) for row in result.rows])
     elif form == "csv":
         _print_csv(result.columns, result.rows)
     else:
         _print_table(result.columns, result.rows)
     if result.truncated:
         say(f"only the first {len(result.rows)} rows; --limit 0 returns all")
+
+
+def _distinct(columns: Sequence[str]) -> list[str]:
+    """Return the columns' names, each once: an object of JSON would keep only the last of those that share one."""
+    names: list[str] = []
+    for column in columns:
+        name, place = column, 1
+        while name in names or (place > 1 and name in columns):
+            place += 1
+            name = f"{column}_{place}"
+        names.append(name)
+    return names
 
 
 def _print_csv(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

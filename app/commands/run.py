@@ -8,6 +8,9 @@ from typing import Annotated
 import typer
 
 from app.commands.options import Address, Executor, Json, Overrides, Priority, check_executor
+from app.errors import bad_input
+
+LONGEST_NAME = 200
 
 
 def run(
@@ -31,6 +34,7 @@ def run(
     from workers.jobs.submission import submit_run
 
     check_executor(executor)
+    _check_name(name)
     changes = [*(overrides or []), *([] if seed is None else [f"seed={seed}"])]
     spec = with_absolute_paths(build_run(changes), Path.cwd())
     title = name or spec.task.name
@@ -41,3 +45,10 @@ def run(
     )
     options = submit_options(context, executor, address, priority)
     launch(context, job, options, follow=follow, as_json=as_json)
+
+
+def _check_name(name: str | None) -> None:
+    if name is None or (name.strip() and name.isprintable() and len(name) <= LONGEST_NAME):
+        return
+    shown = name if len(name) <= LONGEST_NAME else f"{name[:20]}... of {len(name)} characters"
+    bad_input(f"--name: got {shown!r}, expected one line of at most {LONGEST_NAME} characters that can be printed")

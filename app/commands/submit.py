@@ -58,11 +58,12 @@ def submit(
 
         print_plan(spec, plan, as_json=as_json)
         return
+    from app.formats import counted
     from app.launching import Job, launch, submit_options
     from workers.jobs.submission import submit_ablation
 
     job = Job(
-        title=f"{spec.name}: {len(plan)} runs",
+        title=f"{spec.name}: {counted(len(plan), 'run')}",
         metric=spec.metric.key,
         write=lambda paths, options: submit_ablation(paths, spec, plan, options),
     )
@@ -74,12 +75,14 @@ def _read(
     ablation: str, overrides: list[str], seeds: list[int] | None, name: str | None, scale: str | None
 ) -> tuple[AblationSpec, list[PlannedRun]]:
     """Validate and expand. Everything that can be wrong with the input comes to light here, before anything is written."""
+    from app.overruling import check_overruled
     from app.plan import with_absolute_paths
     from app.presets import find_ablation
     from workers.ablation import AblationSpec, load_ablation, plan_runs, validate
 
     path = find_ablation(ablation)
     spec = load_ablation(path, overrides, seeds, scale)
+    check_overruled(spec, overrides)
     if name is not None:
         spec = validate(AblationSpec, {**spec.model_dump(mode="json"), "name": name}, "--name")
     plan = plan_runs(spec, str(path))

@@ -19,6 +19,7 @@ RefsThenName = Annotated[
 def tag(context: typer.Context, words: RefsThenName) -> None:
     """Put a tag on runs, or on every run of an ablation."""
     from app.console import say
+    from app.formats import counted
     from app.home import home_paths
     from storage.control import add_tags
 
@@ -27,12 +28,13 @@ def tag(context: typer.Context, words: RefsThenName) -> None:
         add_tags(home_paths(context), [run.id for run in runs], [name])
     except ValueError as error:
         bad_input(str(error))
-    say(f"tagged {name}: {len(runs)} runs")
+    say(f"tagged {name}: {counted(len(runs), 'run')}")
 
 
 def untag(context: typer.Context, words: RefsThenName) -> None:
     """Take a tag off runs."""
     from app.console import say
+    from app.formats import counted
     from app.home import home_paths
     from storage.control import remove_tags
 
@@ -42,7 +44,7 @@ def untag(context: typer.Context, words: RefsThenName) -> None:
         known = sorted({word for run in runs for word in run.tags})
         bad_input(f"untag: none of these runs is tagged {name!r}; their tags: {', '.join(known) or 'none'}.")
     remove_tags(home_paths(context), had, [name])
-    say(f"no longer tagged {name}: {len(had)} runs")
+    say(f"no longer tagged {name}: {counted(len(had), 'run')}")
 
 
 def _parse(context: typer.Context, words: list[str]) -> tuple[list[RunRow], str]:

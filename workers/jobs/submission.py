@@ -83,7 +83,7 @@ def check_compatible(paths: HomePaths, options: SubmitOptions) -> None:
     if record.executor != options.executor:
         raise ControllerError(
             f"the controller of {paths.root} (process {record.pid}) runs attempts with executor {record.executor!r}, and "
-            f"{options.executor!r} is asked for. Leave --executor {record.executor}, or end it first: `mambalab down`."
+            f"{options.executor!r} is asked for. Leave --executor out to use that one, or end it first: `mambalab down`."
         )
     if options.address is not None and record.address != options.address:
         raise ControllerError(

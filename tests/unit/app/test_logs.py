@@ -28,12 +28,19 @@ def test_the_latest_attempt_is_printed_as_it_is(call: Call, lab: Lab) -> None:
     assert (done.code, done.stdout, done.stderr) == (0, "step 1\nstép 2\n", "")
 
 
+def test_an_empty_log_is_said(call: Call, lab: Lab) -> None:
+    write_log(lab, lab.runs[0], "")
+    done = call("logs", lab.runs[0])
+    assert (done.code, done.stdout) == (0, "")
+    assert "has printed nothing" in done.stderr
+
+
 def test_an_attempt_may_be_named(call: Call, lab: Lab) -> None:
     write_log(lab, lab.runs[0], "first\n")
     assert call("logs", lab.runs[0], "--attempt", "1").stdout == "first\n"
     missing = call("logs", lab.runs[0], "--attempt", "3")
     assert missing.code == 3
-    assert "has 1 attempts, not 3" in missing.stderr
+    assert "has 1 attempt, not 3" in missing.stderr
 
 
 def test_a_run_that_has_not_started_says_so(call: Call, lab: Lab) -> None:

@@ -158,3 +158,11 @@ def test_an_empty_store_says_how_to_begin(call: Call, home: HomePaths) -> None:
     done = call("ls")
     assert done.code == 0
     assert "mambalab submit demo" in done.stderr
+
+
+def test_where_all_is_archived_it_is_said(call: Call, lab: Lab) -> None:
+    call("archive", "demo")
+    assert "all ablations are archived; --all lists them" in call("ls", "ablations").stderr
+    assert "no such run; --all looks among archived ones too" in call("ls", "--status", "failed").stderr
+    call("archive", lab.single)
+    assert "all runs are archived; --all lists them" in call("ls").stderr

@@ -70,3 +70,8 @@ def test_what_does_not_only_read_is_bad_input(call: Call, lab: Lab, sql: str, to
     assert done.stdout == ""
     assert lab.paths.database.read_bytes() == before
     assert call("ls").code == 0
+
+
+def test_json_keeps_columns_that_share_a_name(call: Call, lab: Lab) -> None:
+    done = call("query", "SELECT 1 AS id, 2 AS id, 3 AS id_2", "--json")
+    assert done.json == [{"id": 1, "id_3": 2, "id_2": 3}]

@@ -56,6 +56,34 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(call: Call, mine: Path, ho
     assert not home.root.exists()
 
 
+def test_counts_of_one_are_singular(call: Call, mine: Path) -> None:
+    mine.write_text(MINE.replace("[3, 4]", "[3]").split("[[axes]]")[0])
+    assert "1 trial x 1 seed = 1 run, " in call("submit", "mine.toml", "--dry-run").stderr
+
+
+VARIANTS = """
+[[axes]]
+name = "size"
+[[axes.variants]]
+label = "small"
+set = { "model.d_state" = 4, "train.steps" = 5 }
+[[axes.variants]]
+label = "large"
+set = { "model.d_state" = 8 }
+"""
+
+
+def test_a_change_that_some_trials_overrule_is_said(call: Call, mine: Path) -> None:
+    mine.write_text(MINE.split("[[axes]]")[0] + VARIANTS)
+    done = call("submit", "mine.toml", "--dry-run", "--set", "train.steps=20", "--json")
+    assert [trial["steps"] for trial in done.json["trials"]] == [5, 20]
+    assert "--set train.steps=20: the axis 'size' sets train.steps itself where it is small" in done.stderr
+    mine.write_text('design = "one-at-a-time"\n' + MINE)
+    done = call("submit", "mine.toml", "--dry-run", "--set", "model.d_state=16")
+    assert done.code == 0  # the baseline is a trial of its own there
+    assert "sets model.d_state itself" in done.stderr
+
+
 def test_a_dry_run_as_json(call: Call, mine: Path) -> None:
     plan = call("submit", "mine.toml", "--dry-run", "--json", "--seeds", "3", "--set", "train.steps=20").json
     assert plan["runs"] == 6
@@ -142,6 +170,22 @@ def test_a_relative_text_becomes_absolute(
         (["submit", "mine.toml", "--seeds", "few"], "expected a count such as 3 or a list"),
         (["submit", "mine.toml", "--seeds", "0"], "expected a count of at least 1"),
         (["submit", "mine.toml", "--seeds", "1,1"], "seeds must differ"),
+        (["submit", "mine.toml", "--seeds", "99999999"], "at most 100,000"),
+        (["submit", "mine.toml", "--seeds", "0,-5"], "seeds must be at least 0 and below 2147483648, got -5"),
+        (["submit", "mine.toml", "--priority", "9" * 23], "expected a whole number of at most 1,000,000"),
+        (["submit", "mine.toml", "--set", "train.steps=" + "9" * 23], "less than or equal to 1000000000000"),
+        (
+            ["submit", "mine.toml", "--set", "model.d_state=16"],
+            "no trial would show it, because the axis 'model.d_state'",
+        ),
+        (
+            ["submit", "mine.toml", "--set", "model.inner=s5"],
+            "got 's5', expected one of s6, s4d, hyena: did you mean 's6'?",
+        ),
+        (["run", "--set", "task.name=mqr"], "did you mean 'mqar'?"),
+        (["run", "--set", "task.context=5"], "add it, such as --set task.name=NAME"),
+        (["run", "--name", "a\nb"], "expected one line"),
+        (["run", "--name", "x" * 201], "of 201 characters"),
         (["submit", "mine.toml", "--executor", "slurm"], "expected one of ray, subprocess, inline"),
         (["submit", "mine.toml", "--name", "No Name"], "--name: key `name`"),
         (["submit", "mime.toml"], "no such file"),
