@@ -74,7 +74,10 @@ def test_variants_change_several_keys_under_one_label() -> None:
         ),
         ({"baseline": {"model": {"d_state": True}}}, "valid integer, got True"),
         ({"baseline": {"train": {"lr": -1.0}}}, "greater than 0, got -1.0"),
-        ({"baseline": {"task": {"name": "sorting"}}}, "key `baseline.task.name`: got 'sorting', expected one of copying, "),
+        (
+            {"baseline": {"task": {"name": "sorting"}}},
+            "key `baseline.task.name`: got 'sorting', expected one of copying, ",
+        ),
         ({"axes": [{"key": "model.d_state", "values": []}]}, "needs either `values` or `variants`"),
         ({"axes": [{"key": "model.d_state", "values": [4, 4]}]}, "names 4 more than once"),
         ({"axes": [{"values": [4]}]}, "needs a `key`"),
@@ -82,7 +85,10 @@ def test_variants_change_several_keys_under_one_label() -> None:
         ({"seeds": [1, 1]}, "must differ"),
         ({"seed": [1]}, "unknown key `seed`: did you mean `seeds`"),
         ({"name": "No Spaces"}, "key `name`"),
-        ({"metric": {"key": "valid/loss", "direction": "up"}}, "key `metric.direction`: got 'up', expected one of max, min"),
+        (
+            {"metric": {"key": "valid/loss", "direction": "up"}},
+            "key `metric.direction`: got 'up', expected one of max, min",
+        ),
     ],
     ids=lambda value: json.dumps(value)[:50] if isinstance(value, dict) else None,
 )
