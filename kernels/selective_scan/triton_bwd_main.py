@@ -28,6 +28,8 @@ PART = 2 * TILE
 """Sums of dB and dC for one state, of one program and one tile."""
 COPY_BYTES = 16
 """Bytes of a copy: eight 16-bit numbers."""
+LAID_BYTES = 4
+"""Bytes of one number of B or C as laid out; both of one state are as many numbers as their sums, PART."""
 
 
 class Laid(NamedTuple):
@@ -197,7 +199,9 @@ def _partial_sums(problem: Problem, plan: Plan, blocks: int) -> tuple[Tensor, in
 def serves_copies(problem: Problem, plan: Plan, *, masked: bool) -> bool:
     """Whether the kernel that copies its inputs ahead can run: whole tiles of aligned 16-bit rows, selective and without resets."""
     whole = not masked and plan.channels == CHANNELS_OF_COPIES and plan.warps >= FEWEST_WARPS
-    whole = whole and problem.state in STATES_OF_COPIES
+    # a thread without a copy of its own writes zeros behind what is copied, where other operands wait
+    busy = 32 * plan.warps <= problem.state * PART * LAID_BYTES // COPY_BYTES
+    whole = whole and busy and problem.state in STATES_OF_COPIES
     selective = not (problem.dt_constant or problem.B_constant or problem.C_constant)
     return whole and selective and problem.reset is None and all(row is None or _aligned(row) for row in problem.rows())
 

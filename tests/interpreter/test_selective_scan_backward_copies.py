@@ -65,10 +65,11 @@ def shifted(value: Tensor) -> Tensor:
     return place.copy_(value)
 
 
-@pytest.mark.parametrize("change", ["address", "resets", "part of a tile", "fp32", "states", "warps"])
+@pytest.mark.parametrize("change", ["address", "resets", "part of a tile", "fp32", "states", "warps", "threads"])
 def test_what_it_cannot_read_goes_to_the_other_kernel(change: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(triton_bwd_main, "_run_with_copies", None)
-    drawn = make(33 if change == "part of a tile" else 32, 64, 3 if change == "states" else 8)
+    wide = change == "threads"  # more of them than copies of B and C
+    drawn = make(33 if change == "part of a tile" else 32, 128 if wide else 64, 3 if change == "states" else 8)
     problem = drawn if change == "fp32" else halve(drawn)
     if change == "address":
         x = problem.inputs["x"]
@@ -76,8 +77,7 @@ def test_what_it_cannot_read_goes_to_the_other_kernel(change: str, monkeypatch: 
         problem = replace(problem, inputs={**problem.inputs, "x": shifted(x)})
     if change == "resets":
         problem = replace(problem, reset=drawn.reset)
-    gradients = problem.gradients(
-        Plan(warps=2 if change == "warps" else 4, channels=2, chunks=1, chunk_tiles=2, piece_steps=32)
-    )
+    warps = {"warps": 2, "threads": 8}.get(change, 4)
+    gradients = problem.gradients(Plan(warps=warps, channels=2, chunks=1, chunk_tiles=2, piece_steps=32))
     error = (gradients.A.double() - problem.reference()["A"]).norm() / problem.reference()["A"].norm()
     assert error < FP32_TOLERANCE
