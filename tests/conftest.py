@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -20,6 +20,26 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # characters), not whether the code is right.
 settings.register_profile("mambalab", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("mambalab")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With `--dist loadfile`, run the files that start controllers, workers and clusters one after another, beside the others.
+
+    They wait more than they compute, share one Ray head that way, and would slow each other down.
+    """
+    if config.getoption("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    scheduler = LoadFileScheduling(config, log)
+    scheduler._split_scope = _what_runs_in_one_place
+    return scheduler
+
+
+def _what_runs_in_one_place(nodeid: str) -> str:
+    file = nodeid.partition("::")[0]
+    return "processes" if file.startswith(("tests/chaos/", "tests/e2e/")) else file
 
 
 @pytest.fixture(scope="session")

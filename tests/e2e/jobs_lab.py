@@ -19,6 +19,7 @@ from storage.rows import AttemptRow, RunRow
 from storage.status import RequestKind
 from workers.ablation import build_ablation, plan_runs
 from workers.jobs.cluster import ClusterRecord, end_cluster, prepare_environment, start_head
+from workers.jobs.detach import forget_ended
 from workers.jobs.lock import read_record
 from workers.jobs.process import ProcessId
 from workers.jobs.shutdown import shut_down
@@ -153,6 +154,7 @@ class JobsLab:
         eventually(
             lambda: processes_of(self.paths) == [], "the end of every process"
         )  # one that idled out is about to go
+        forget_ended()
         return lines
 
 

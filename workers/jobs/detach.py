@@ -58,7 +58,7 @@ def daemon_command(paths: HomePaths, options: SubmitOptions) -> list[str]:
 
 def spawn_controller(paths: HomePaths, command: Sequence[str]) -> subprocess.Popen[bytes]:
     """Start a controller as a process of its own, in a session of its own, that writes to the store's log alone."""
-    _STARTED[:] = [process for process in _STARTED if process.poll() is None]
+    forget_ended()
     paths.root.mkdir(parents=True, exist_ok=True)
     log = paths.controller_log
     if log.exists() and log.stat().st_size > LOG_LIMIT_BYTES:
@@ -78,3 +78,8 @@ def spawn_controller(paths: HomePaths, command: Sequence[str]) -> subprocess.Pop
             raise ControllerError(f"the controller cannot be started: {error}") from error
     _STARTED.append(started)
     return started
+
+
+def forget_ended() -> None:
+    """Let go of the controllers that this process started and that have ended: until they are asked they stay zombies."""
+    _STARTED[:] = [process for process in _STARTED if process.poll() is None]

@@ -11,7 +11,7 @@ import psutil
 from storage.errors import StoreMissing
 from storage.home import HomePaths
 from storage.queries import Reader
-from workers.jobs.detach import SubmitOptions, daemon_command, spawn_controller
+from workers.jobs.detach import SubmitOptions, daemon_command, forget_ended, spawn_controller
 from workers.jobs.errors import ControllerError
 from workers.jobs.files import tail
 from workers.jobs.lock import ControllerRecord, is_held, read_record, sole_spawner
@@ -77,6 +77,7 @@ def _end_controller(paths: HomePaths) -> ControllerRecord:
                 f"its log, {paths.controller_log}:\n{tail(paths.controller_log)}"
             )
         time.sleep(POLL_S)
+    forget_ended()
     return record
 
 
