@@ -171,6 +171,7 @@ CASES = [
     Case(bias=-9.2),
     Case(rate=30),
     Case(dtype=BF16, plan=Plan(8, 1, 1, 4, 32)),
+    Case(dtype=BF16, d_state=8, plan=Plan(8, 2, 2, 2, 32)),
     Case(plan=Plan(1, 2, 4, 1, 8), reset=True, states=True),
     Case(dtype=BF16, d_inner=128, plan=Plan(4, 2, 2, 2, 16), states=True),
     Case(batch=8, seqlen=256, d_inner=1024, dtype=BF16, ngroups=8),
