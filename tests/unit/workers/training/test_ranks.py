@@ -6,18 +6,22 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import torch.distributed as dist
 
 from storage.home import AttemptPaths
+from workers.errors import SpecError
 from workers.jobs.attempt import AttemptSpec
 from workers.jobs.launch import with_this_code
 from workers.jobs.worker import STOP_FILE
 from workers.parallel import processes
 from workers.specs import MqarSpec, RunSpec
+from workers.training import MemorySink, RunContext, run_trial
+from workers.training.ranks import Ranks
 
 if TYPE_CHECKING:
     from tests.unit.workers.training.conftest import Execute, MakeSpec
@@ -87,7 +91,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 def test_two_processes_train_as_one(
     together: Train, execute: Execute, make_spec: MakeSpec, settings: dict[str, Any]
 ) -> None:
-    """Only the order of fp32 sums differs: the tolerance is that of `test_accumulate`."""
+    """Only the order of fp32 sums differs: the tolerance is that of `test_accumulate`. A checkpoint of two is one like any other."""
     common: dict[str, Any] = {"steps": 10, "batch_size": 8, "log_every": 1, "eval_every": 5, "checkpoint_every": 5}
     alone = execute(of_mqar(make_spec(**common, **settings)))
     ran = together(of_mqar(make_spec(**common, **settings, data_parallel=2)))
@@ -100,23 +104,16 @@ def test_two_processes_train_as_one(
     assert len(notes(ran, "hardware")) == 1  # one process reports
     assert ran.result["status"] == "completed"
     assert sorted(path.name for path in (ran.folder / "checkpoints").iterdir()) == ["step-000005", "step-000010"]
+    longer = of_mqar(make_spec(**{**common, "steps": 13}, **settings))
+    ended = execute(longer, folder=ran.folder, attempt=2)
+    assert ended.result.resumed_from == 10
+    assert ended.curve()[13, "train/loss"] == pytest.approx(execute(longer).curve()[13, "train/loss"], rel=1e-4)
 
 
-def test_stopped_they_stop_together_and_one_process_goes_on(
-    together: Train, execute: Execute, make_spec: MakeSpec, tmp_path: Path
-) -> None:
-    """A checkpoint of two is one like any other."""
-    spec = of_mqar(make_spec(steps=6, log_every=1, batch_size=8, data_parallel=2))
-    stopped = together(spec, stop=True)
+def test_stopped_they_stop_together(together: Train, make_spec: MakeSpec) -> None:
+    stopped = together(of_mqar(make_spec(steps=6, log_every=1, batch_size=8, data_parallel=2)), stop=True)
     assert stopped.result["status"] == "stopped"
     assert stopped.exit_code != 0
-    short = together(of_mqar(make_spec(steps=3, log_every=1, batch_size=8, data_parallel=2)), number=2)
-    assert short.exit_code == 0, short.said
-    alone = of_mqar(make_spec(steps=6, log_every=1, batch_size=8))
-    ended = execute(alone, folder=tmp_path, attempt=3)
-    assert ended.result.resumed_from == 3
-    whole = execute(alone)
-    assert ended.curve()[6, "train/loss"] == pytest.approx(whole.curve()[6, "train/loss"], rel=1e-4)
 
 
 def test_what_fails_fails_for_all(together: Train, make_spec: MakeSpec) -> None:
@@ -125,10 +122,19 @@ def test_what_fails_fails_for_all(together: Train, make_spec: MakeSpec) -> None:
     assert (ran.result["status"], ran.result["reason"]) == ("failed", "diverged")
 
 
-def test_another_number_of_processes_than_asked_for_is_refused(together: Train, make_spec: MakeSpec) -> None:
-    ran = together(make_spec(steps=2, batch_size=12, data_parallel=3))
-    assert (ran.result["status"], ran.result["reason"]) == ("failed", "spec")
-    assert "2 processes were started for a run that 3 are to train" in ran.result["error"]
+@pytest.fixture
+def a_group_of_one(tmp_path: Path) -> Iterator[Ranks]:
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/group", rank=0, world_size=1)
+    yield Ranks()
+    dist.destroy_process_group()
+
+
+def test_another_number_of_processes_than_asked_for_is_refused(
+    a_group_of_one: Ranks, make_spec: MakeSpec, tmp_path: Path
+) -> None:
+    context = RunContext("run", 1, tmp_path, MemorySink(), ranks=a_group_of_one)
+    with pytest.raises(SpecError, match="1 processes were started for a run that 3 are to train"):
+        run_trial(make_spec(steps=2, batch_size=12, data_parallel=3), context)
 
 
 def test_one_alone_computes_all_and_says_so(execute: Execute, make_spec: MakeSpec) -> None:
