@@ -209,7 +209,7 @@ def head(root: Path) -> Iterator[ClusterRecord]:
         os.environ.clear()
         os.environ.update(before)
         assert left == []
-        assert processes_of(paths) == []
+        eventually(lambda: processes_of(paths) == [], "the end of every process")
 
 
 def changed(made: JobsLab, **options: Any) -> JobsLab:

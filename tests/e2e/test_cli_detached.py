@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.cli import TINY, Folder
+from tests.e2e.jobs_lab import eventually
 
 LONG = TINY.replace("steps = 4", "steps = 1000000").replace("seeds = [0, 1]", "seeds = [0]")
 
@@ -62,4 +63,5 @@ def test_runs_outlive_who_follows_them_and_end_when_cancelled(folder: Folder) ->
         _, told = log.communicate(timeout=60)
     assert log.returncode == 0, told
     assert f"{run_id} cancelled" in told
-    assert folder.json("show", run_id)["requests"][0]["status"] == "done"
+    # The controller settles a cancellation once it has stored the run's end
+    eventually(lambda: folder.json("show", run_id)["requests"][0]["status"] == "done", "the request's end")

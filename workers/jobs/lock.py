@@ -16,7 +16,7 @@ from storage.home import HomePaths
 from workers.jobs.errors import ControllerError
 from workers.jobs.files import read_json, tail
 
-SPAWN_PATIENCE_S = 180.0  # for the spawn lock: a start holds it for 30 s at most, a `down` for 150 s
+SPAWN_PATIENCE_S = 200.0  # for the spawn lock: a start holds it for 30 s at most, a `down` for 180 s
 PROBE_PATIENCE_S = 1.0  # a probe holds the lock for microseconds; a controller holds it for life
 
 

@@ -18,7 +18,7 @@ from workers.jobs.lock import ControllerRecord, is_held, read_record, sole_spawn
 from workers.jobs.process import ProcessId, end_processes
 from workers.jobs.worker import worker_of
 
-RECORD_TIMEOUT_S = 10.0  # a controller that has just started has yet to say who it is
+RECORD_TIMEOUT_S = 30.0  # a controller that has just started has yet to say who it is; a busy machine takes seconds
 END_TIMEOUT_S = 150.0  # a worker's grace, and what it takes to give one up
 POLL_S = 0.02
 
