@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from textual.command import Command, CommandList, Hit
 from textual.pilot import Pilot
 from textual.screen import Screen
 from textual.widgets import SelectionList, Static
@@ -362,6 +363,15 @@ async def test_sql_answers_refuses_to_write_and_remembers(store: HomePaths, driv
         assert len(lab(pilot).settings.queries) == 2
 
 
+def palette_offers(pilot: Pilot[Any], text: str) -> bool:
+    """Tell whether `enter` in the palette takes what was searched for."""
+    commands = pilot.app.screen.query_one(CommandList)
+    if commands.highlighted is None:
+        return False
+    chosen = commands.get_option_at_index(commands.highlighted)
+    return isinstance(chosen, Command) and isinstance(chosen.hit, Hit) and text in (chosen.hit.text or "").lower()
+
+
 async def test_help_theme_and_palette(store: HomePaths, drive: Drive) -> None:
     async with drive(store) as pilot:
         await pilot.press("question_mark")
@@ -373,7 +383,7 @@ async def test_help_theme_and_palette(store: HomePaths, drive: Drive) -> None:
         await pilot.press("ctrl+p")
         await pilot.pause()
         await type_in(pilot, "ablations")
-        await pilot.pause(0.3)
+        await until(pilot, lambda: palette_offers(pilot, "ablations"), "the palette found it")
         await pilot.press("enter")
         await until(pilot, lambda: isinstance(pilot.app.screen, AblationsScreen), "the palette opened it")
     async with drive(store) as pilot:
