@@ -27,6 +27,10 @@ from workers.parallel import processes
 
 LOCK_FILE = "team.lock"
 LOOK_EVERY_S = 0.2
+RAY_TRAIN = {
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # a process of its own, and ranks do not listen to it
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",  # not 60: as patient as the controller, `ControllerSettings.start_s`
+}
 
 
 def ray_train_is_installed() -> bool:
@@ -78,6 +82,7 @@ def _by_torchrun(attempt: AttemptSpec) -> str:
 
 def _by_ray_train(attempt: AttemptSpec) -> str:
     """Train by Ray Train, and return what is to be told of its end."""
+    os.environ.update(RAY_TRAIN)
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
