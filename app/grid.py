@@ -10,6 +10,8 @@ import unicodedata
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from tui.format import visible
+
 GAP = 2
 LEAST = 12  # characters that a column keeps when it is cut
 HEADER, BEST, GOOD, BAD, CAUTION = "1", "1;32", "32", "1;31", "33"  # ANSI's numbers: bold, green, red, yellow
@@ -18,8 +20,7 @@ STATUS_STYLES = {"queued": "2", "running": "36", "completed": GOOD, "failed": BA
 
 def one_line(text: str) -> str:
     """Return a cell's text on one line, without what a terminal would obey instead of showing."""
-    text = " ".join(text.split())
-    return text if text.isprintable() else "".join(letter if letter.isprintable() else "\ufffd" for letter in text)
+    return visible(" ".join(text.split()))
 
 
 def cells_of(text: str) -> int:

@@ -32,10 +32,14 @@ def reader(context: typer.Context) -> Reader:
 
 def command(context: typer.Context, words: str) -> str:
     """Return a command line that works on the same store, to be pasted into this shell."""
+    home = named_home(context)
+    return f"mambalab --home {shlex.quote(home)} {words}" if home else f"mambalab {words}"
+
+
+def named_home(context: typer.Context) -> str:
+    """Return what --home was given; nothing where a command of this shell means the same store without it."""
     given = context.obj
-    if not isinstance(given, Path) or os.environ.get("MAMBALAB_HOME") == str(given):
-        return f"mambalab {words}"
-    return f"mambalab --home {shlex.quote(str(given))} {words}"
+    return "" if not isinstance(given, Path) or os.environ.get("MAMBALAB_HOME") == str(given) else str(given)
 
 
 def command_line() -> str:

@@ -15,7 +15,7 @@ from storage.connect import open_store, translated
 from storage.encoding import dumps
 from storage.errors import NotFound
 from storage.home import HomePaths
-from storage.status import RequestKind
+from storage.status import FARTHEST_PRIORITY, RequestKind
 
 _TIMEOUT_S = 10.0
 
@@ -27,12 +27,15 @@ def request(
 
     Raises:
         NotFound: a run that does not exist.
-        ValueError: a priority request whose payload has no whole number `priority`.
+        ValueError: a priority request whose payload has no whole number `priority`, or too large a one.
     """
     asked = RequestKind(kind)
     body = dict(payload or {})
-    if asked is RequestKind.PRIORITY and not isinstance(body.get("priority"), int):
-        raise ValueError(f"a priority request needs a whole number, got {body}")
+    if asked is RequestKind.PRIORITY:
+        priority = body.get("priority")
+        if not isinstance(priority, int) or not -FARTHEST_PRIORITY <= priority <= FARTHEST_PRIORITY:
+            limits = f"between {-FARTHEST_PRIORITY:,} and {FARTHEST_PRIORITY:,}"
+            raise ValueError(f"a priority is a whole number {limits}, got {priority!r}")
     with _writing(paths) as connection:
         _check_runs(connection, run_ids)
         numbers = []

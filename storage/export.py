@@ -71,8 +71,13 @@ def grid(matrix: Matrix) -> tuple[list[str], list[list[str]]]:
 
 
 def footnote(matrix: Matrix) -> str:
-    """Return what the mark in the matrix means; empty where no cell has it."""
-    return FOOTNOTE if any(map(matrix.differs, matrix.cells)) else ""
+    """Return what the mark in the matrix means, and how many values are no numbers; empty where neither is to be said."""
+    notes = [FOOTNOTE] if any(map(matrix.differs, matrix.cells)) else []
+    if nans := sum(cell.nans for cell in matrix.cells.values()):
+        notes.append(
+            f"{nans} completed {'run' if nans == 1 else 'runs'} ended at NaN and {'is' if nans == 1 else 'are'} in no mean"
+        )
+    return "; ".join(notes)
 
 
 def column_title(matrix: Matrix, key: Key) -> str:
@@ -102,6 +107,7 @@ def matrix_json(matrix: Matrix) -> dict[str, Any]:
                 "significance": matrix.significance(key),
                 "progress": cell.progress,
                 "counts": cell.counts,
+                "nans": cell.nans,
                 "runs": list(cell.run_ids),
             }
             for key, cell in _ordered(matrix)

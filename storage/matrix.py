@@ -10,6 +10,7 @@ from functools import cached_property
 
 from storage.rows import AblationRow, RunRow, flatten
 from storage.significance import LEVEL, holm, paired_p
+from storage.status import by_status
 
 Key = tuple[str, ...]
 CellKey = tuple[Key, Key]
@@ -31,6 +32,7 @@ class Cell:
         run_ids: every run of the trial, whatever its status.
         counts: runs by status.
         progress: mean of the runs' progress, 0 to 1.
+        nans: completed runs that logged the metric and whose latest value is not a number, as where they diverged.
     """
 
     mean: float
@@ -40,6 +42,7 @@ class Cell:
     run_ids: tuple[str, ...]
     counts: dict[str, int]
     progress: float
+    nans: int = 0
 
 
 @dataclass(frozen=True)  # no slots: the p values are kept once somebody has asked for one
@@ -50,7 +53,7 @@ class Matrix:
         direction: `max` or `min`; empty where nothing says which is better, and then no cell is the best.
         row_keys, column_keys: in the order of the trials.
         cells: combinations that no run has are absent.
-        best: the cells with the best mean, all of them where they tie.
+        best: the cells with the best mean, all of them where they tie; an infinite one is none.
         baseline: the cell of the trial that changes nothing, where exactly one does.
         adjusted_p: of the cells that share two seeds or more with the baseline: how likely a difference as large is by
             chance, by a paired sign-flip test over the common seeds, Holm-corrected over these cells. With n seeds the
@@ -210,13 +213,14 @@ def _cell(runs: Sequence[RunRow], metric: str) -> Cell:
         n=len(values),
         values_by_seed=values,
         run_ids=tuple(run.id for run in runs),
-        counts=dict(Counter(run.status for run in runs)),
+        counts=by_status(Counter(run.status for run in runs)),
         progress=sum(run.progress for run in runs) / len(runs),
+        nans=sum(run.status == "completed" and math.isnan(run.metrics.get(metric, 0.0)) for run in runs),
     )
 
 
 def _best(cells: dict[CellKey, Cell], direction: str) -> set[CellKey]:
-    means = {key: cell.mean for key, cell in cells.items() if not math.isnan(cell.mean)}
+    means = {key: cell.mean for key, cell in cells.items() if math.isfinite(cell.mean)}
     if not means or direction not in ("max", "min"):
         return set()
     best = max(means.values()) if direction == "max" else min(means.values())

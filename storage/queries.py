@@ -29,6 +29,7 @@ from storage.rows import (
 )
 from storage.runlist import RunList, select_runs
 from storage.series import Series, read_sample, read_series
+from storage.status import by_status
 from storage.studylist import select_ablations
 
 __all__ = [
@@ -237,7 +238,7 @@ class Reader:
 
     def count_runs(self) -> dict[str, int]:
         """Return how many runs have each status, archived ones left out."""
-        return dict(self._rows("SELECT status, COUNT(*) FROM run WHERE NOT archived GROUP BY status"))
+        return by_status(dict(self._rows("SELECT status, COUNT(*) FROM run WHERE NOT archived GROUP BY status")))
 
     def _rows(self, query: str, parameters: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
         with translated(self._database):

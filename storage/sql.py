@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sqlite3
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
@@ -70,10 +70,12 @@ def run_query(
     parameters: Sequence[Any] | Mapping[str, Any] = (),
     limit: int | None = None,
     timeout_s: float = 30,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> QueryResult:
     """Run one statement that reads and return its rows, at most `limit` of them.
 
     The connection is opened read-only, and SQLite asks `_Guard` about everything a statement would do before it runs.
+    `stopped` is asked now and then; once it is true, the query is given up.
 
     Raises:
         NotReadOnly: the statement would change the store or the connection.
@@ -81,7 +83,7 @@ def run_query(
         StorageError: the store cannot be opened.
     """
     with closing(open_store(paths.database)) as connection:
-        guard = _Guard(timeout_s)
+        guard = _Guard(timeout_s, stopped)
         connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _MAX_VALUE_BYTES)
         connection.set_authorizer(guard.authorize)
         connection.set_progress_handler(guard.is_late, _OPCODES)
@@ -91,6 +93,8 @@ def run_query(
         except (sqlite3.Error, sqlite3.Warning, ValueError, OverflowError) as error:
             connection.set_authorizer(None)
             connection.set_progress_handler(None, 0)
+            if guard.was_interrupted(error):
+                raise KeyboardInterrupt from error
             raise guard.explain(error, connection, paths, sql) from error
         if cursor.description is None:
             raise QueryFailed("there is no statement to run. Try: SELECT * FROM v_runs LIMIT 10")
@@ -102,8 +106,10 @@ def run_query(
 class _Guard:
     """Allows what reads, remembers what it refused, and watches the clock."""
 
-    def __init__(self, timeout_s: float) -> None:
+    def __init__(self, timeout_s: float, stopped: Callable[[], bool]) -> None:
         self._timeout_s = timeout_s
+        self._asks_to_stop = stopped
+        self._stopped = False
         self._deadline = time.monotonic() + timeout_s
         self._late = False
         self._refused: str | None = None
@@ -129,7 +135,12 @@ class _Guard:
     def is_late(self) -> bool:
         """Answer SQLite whether to give up."""
         self._late = time.monotonic() > self._deadline
-        return self._late
+        self._stopped = self._asks_to_stop()
+        return self._late or self._stopped
+
+    def was_interrupted(self, error: Exception) -> bool:
+        """Tell whether ctrl+c ended the statement: Python raises it in the progress handler, which SQLite swallows."""
+        return str(error) == "interrupted" and not (self._late or self._stopped)
 
     def explain(self, error: Exception, connection: sqlite3.Connection, paths: HomePaths, sql: str) -> Exception:
         """Return the store's error for one of sqlite3's."""
@@ -141,6 +152,8 @@ class _Guard:
                 f"the console only reads, and this statement asks for {self._refused}. "
                 "Runs are changed by `mambalab cancel`, `retry` and `submit`."
             )
+        if self._stopped:
+            return QueryFailed("the query was stopped.")
         if self._late:
             return QueryFailed(
                 f"the query took longer than {self._timeout_s:g} s and was stopped. Narrow it, or raise the timeout."

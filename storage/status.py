@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
+
+FARTHEST_PRIORITY = 1_000_000  # of a run, either way: a number that SQLite can hold and a person can read
 
 
 class RunStatus(StrEnum):
@@ -16,6 +19,11 @@ class RunStatus(StrEnum):
 
 
 TERMINAL = frozenset({RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.CANCELLED})
+
+
+def by_status(counts: Mapping[str, int]) -> dict[str, int]:
+    """Return how many runs have each status, in the order in which a run goes through them; none is left out."""
+    return {status.value: counts[status] for status in RunStatus if counts.get(status)}
 
 
 class AttemptStatus(StrEnum):

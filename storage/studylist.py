@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 from storage.rows import ENDED, AblationRow
+from storage.status import by_status
 
 _SELECT = "SELECT num, id, name, question, metric, direction, created_at, archived, note, secondary, axes, seeds, spec FROM ablation"
 _COUNTS = f"""
@@ -61,7 +62,7 @@ def _ablation(row: tuple[Any, ...], counted: list[Counted]) -> AblationRow:
         archived=bool(archived),
         note=note,
         runs_total=total,
-        counts=counts,
+        counts=by_status(counts),
         progress=progress / total if total else 0.0,
         spec=_parsed(spec),
     )

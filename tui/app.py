@@ -37,7 +37,7 @@ from tui.screens.runs import RunsScreen
 from tui.settings import load_settings, save_settings, settings_file
 from tui.source import StoreSource
 from tui.theme import THEMES
-from tui.widgets.command_log import Done
+from tui.widgets.command_log import Done, command
 
 LEAST = (80, 24)  # columns and rows that every layout fits into
 
@@ -75,8 +75,10 @@ class MambaLab(App[None]):
         now: Callable[[], float] = time.time,
         wake_controller: Callable[[str], object] | None = None,
         launcher: Launcher | None = None,
+        named_home: str = "",
     ) -> None:
         super().__init__()
+        self.named_home = named_home
         self.paths = paths
         self.now = now
         self.wake_controller = wake_controller
@@ -106,7 +108,7 @@ class MambaLab(App[None]):
         if self.is_web:
             self.set_interval(1.0, partial(self._end_with, os.getppid()))
         if self._warning:
-            self.notify(self._warning, severity="warning")
+            self.notify(self._warning, severity="warning", markup=False)
 
     def _end_with(self, server: int) -> None:
         """Leave where the server that shows this to a browser is gone without a word: nobody can look any more."""
@@ -149,6 +151,10 @@ class MambaLab(App[None]):
         root = self.paths.root
         return str(root.relative_to(Path.cwd())) if root.is_relative_to(Path.cwd()) else str(root)
 
+    def command(self, *words: str) -> str:
+        """Return a `mambalab` command line for this store, as one types it in the shell that this was started from."""
+        return command(*(("--home", self.named_home) if self.named_home else ()), *words)
+
     def toggle_theme(self) -> None:
         """Change between dark and light, and remember it."""
         self.use_theme("mambalab-light" if self.theme == "mambalab-dark" else "mambalab-dark")
@@ -161,7 +167,7 @@ class MambaLab(App[None]):
     def save_settings(self) -> None:
         """Keep the settings."""
         if error := save_settings(self.settings_path, self.settings):
-            self.notify(error, severity="warning")
+            self.notify(error, severity="warning", markup=False)
 
     def control(self, what: str, command: str, act: Callable[[], object], *, wakes: str = "") -> None:
         """Carry out a write on a thread of its own; its end is posted as `ControlDone`.
@@ -197,7 +203,7 @@ class MambaLab(App[None]):
         """Say how an action went, and look at the store again."""
         self.log_command(message.what, message.command, message.error)
         if message.error:
-            self.notify(message.error, title=message.what, severity="error", timeout=8)
+            self.notify(message.error, title=message.what, severity="error", timeout=8, markup=False)
         else:
             self.notify(f"$ {message.command}", title=message.what, timeout=4, markup=False)
         self.source.refresh()
@@ -262,14 +268,16 @@ def run_ui(
     *,
     wake_controller: Callable[[str], object] | None = None,
     launcher: Launcher | None = None,
+    named_home: str = "",
 ) -> None:
     """Run the terminal UI until the user leaves.
 
     `wake_controller` is called, on a thread, with the kind of a request that was written: it has somebody act on it.
+    `named_home` is the folder that commands must name to mean this store; empty where they find it by themselves.
     """
     sys.setswitchinterval(
         0.001
     )  # the source's thread decodes rows in Python: keys must not wait 5 ms for each of its turns
-    app = make_app(paths, wake_controller=wake_controller, launcher=launcher)
+    app = make_app(paths, wake_controller=wake_controller, launcher=launcher, named_home=named_home)
     app.source.start()  # the first rows are read while the terminal is made ready
     app.run()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from rich.cells import cell_len, set_cell_size
 
+from tui.format import visible
+
 
 def cells(text: str) -> int:
     """Return how many cells of the terminal a text takes: most characters one, some two."""
@@ -11,7 +13,8 @@ def cells(text: str) -> int:
 
 
 def fit(text: str, width: int, align: str = "left") -> str:
-    """Return the text in exactly `width` cells, cut with an ellipsis where it is too long."""
+    """Return the text in exactly `width` cells, cut with an ellipsis where it is too long, and nothing a terminal obeys."""
+    text = visible(text)
     if not text.isascii() and (taken := cell_len(text)) != len(text):
         if taken > width:
             return set_cell_size(text, max(0, width - 1)) + "…" if width > 0 else ""
@@ -19,6 +22,17 @@ def fit(text: str, width: int, align: str = "left") -> str:
     if len(text) > width:
         return text[: max(0, width - 1)] + "…" if width > 0 else ""
     return text.rjust(width) if align == "right" else text.ljust(width)
+
+
+def fitting(text: str, width: int) -> int:
+    """Return how many of the text's first characters fit into `width` cells."""
+    if text.isascii():
+        return min(len(text), max(0, width))
+    for place, letter in enumerate(text):
+        width -= cell_len(letter)
+        if width < 0:
+            return place
+    return len(text)
 
 
 def without_folders(text: str, width: int) -> str:

@@ -17,8 +17,8 @@ def share_of(run: RunRow) -> float:
 
 
 def eta_of(run: RunRow, now: float) -> float | None:
-    """Return the seconds until a running run is done, by its own rate; None where it cannot be told."""
-    if run.status != "running" or not run.total_steps or run.step <= 0:
+    """Return the seconds until a running run is done, by its own rate; None where it cannot be told, or it is silent."""
+    if run.status != "running" or not run.total_steps or run.step <= 0 or is_silent(run, now):
         return None
     left = run.total_steps - run.step
     rate = run.metrics.get("train/steps_per_s")

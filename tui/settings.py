@@ -7,7 +7,9 @@ import os
 import tempfile
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
+WIDEST = 1000
 DEFAULT_COLUMNS = ("id", "name", "status", "progress", "metric", "ablation", "eta", "age", "step", "tags")
 
 
@@ -45,9 +47,18 @@ def load_settings(path: Path) -> tuple[Settings, str]:
         return settings, f"{path} holds no object, the defaults are used"
     for item in fields(Settings):
         value = stored.get(item.name)
-        if value is not None and isinstance(value, type(getattr(settings, item.name))):
+        if value is not None and isinstance(value, type(getattr(settings, item.name))) and _fits(item.name, value):
             setattr(settings, item.name, value)
     return settings, ""
+
+
+def _fits(name: str, value: Any) -> bool:
+    """Tell whether a value of the right type is one that the setting may have: files are edited by hand, too."""
+    if name in ("columns", "queries"):
+        return all(isinstance(item, str) for item in value)
+    if name == "widths":
+        return all(type(width) is int and 0 < width <= WIDEST for width in value.values())
+    return name != "smoothing" or bool(0 <= value < 1)
 
 
 def save_settings(path: Path, settings: Settings) -> str:

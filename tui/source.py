@@ -23,6 +23,7 @@ from storage.errors import NotFound, SchemaTooNew, SchemaTooOld, StorageError, S
 from storage.home import HomePaths
 from storage.queries import Reader
 from storage.rows import AblationRow
+from storage.status import by_status
 from tui.messages import ClusterRead, Detail, DetailRead, LogRead, ParametersRead, Snapshot, StoreChanged, StoreState
 from tui.run_list import RunList, newest_event
 
@@ -213,7 +214,7 @@ class StoreSource:
         runs = list(self._list.rows.values())
         state = StoreState.READY if runs or self._ablations else StoreState.EMPTY
         self._publish(Snapshot(state, "", tuple(runs), self._ablations, complete=True, fields=self._list.fields,
-                               counts=Counter(run.status for run in runs), **self._control()))  # fmt: skip
+                               counts=by_status(Counter(run.status for run in runs)), **self._control()))  # fmt: skip
 
     def _state(self) -> StoreState:
         return StoreState.READY if self._list.rows or self._ablations else StoreState.EMPTY

@@ -112,7 +112,7 @@ def _list_runs(store: Reader, runs: list[RunRow], limit: int, as_json: bool, not
                 [_run_cells(run, metric_of) for run in shown],
                 Layout(
                     right=("seed", "step", "duration", "created"),
-                    drop=("created", "duration", "ablation"),
+                    drop=("created", "duration", "ablation", "step", "seed", "metric"),
                     shrink=("ablation", "trial", "metric"),
                 ),
             )
@@ -144,7 +144,7 @@ def _deciding_metric(run: RunRow, metric_of: dict[str, str]) -> str:
 
     wanted = metric_of.get(run.ablation_id or "", "valid/loss")
     key = wanted if wanted in run.metrics else "train/loss"
-    return f"{key} {number(run.metrics[key])}" if key in run.metrics else ""
+    return f"{number(run.metrics[key])} {key}" if key in run.metrics else ""
 
 
 def _list_ablations(store: Reader, limit: int, *, everything: bool, as_json: bool) -> None:
@@ -163,7 +163,7 @@ def _list_ablations(store: Reader, limit: int, *, everything: bool, as_json: boo
                 [_ablation_cells(ablation) for ablation in shown],
                 Layout(
                     right=("runs", "done", "created"),
-                    drop=("created", "metric", "question"),
+                    drop=("created", "metric", "question", "statuses"),
                     shrink=("name", "statuses", "metric", "question"),
                 ),
             )

@@ -7,6 +7,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from app.errors import bad_input
+from storage.status import FARTHEST_PRIORITY
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Overrides = Annotated[
@@ -24,9 +25,10 @@ Executor = Annotated[
         show_default=False,
     ),
 ]
-FARTHEST = 1_000_000  # a priority that SQLite can hold and a person can read
 MOST_SEEDS = 100_000  # as many runs as an ablation may have
-Priority = Annotated[int, typer.Option(min=-FARTHEST, max=FARTHEST, help="Runs with a higher one start first.")]
+Priority = Annotated[
+    int, typer.Option(min=-FARTHEST_PRIORITY, max=FARTHEST_PRIORITY, help="Runs with a higher one start first.")
+]
 Pack = Annotated[
     str | None,
     typer.Option(

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from app.commands.options import FARTHEST
 from app.refs import Refs
+from storage.status import FARTHEST_PRIORITY
 
 
 def priority(
@@ -16,7 +16,10 @@ def priority(
     number: Annotated[
         int,
         typer.Argument(
-            metavar="N", min=-FARTHEST, max=FARTHEST, help="A whole number; higher ones start first, 0 is usual."
+            metavar="N",
+            min=-FARTHEST_PRIORITY,
+            max=FARTHEST_PRIORITY,
+            help="A whole number; higher ones start first, 0 is usual.",
         ),
     ],
 ) -> None:

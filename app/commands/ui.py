@@ -34,11 +34,16 @@ def ui(
         _serve(context, port)
         return
     from app.cloning import Launcher
-    from app.home import home_paths
+    from app.home import home_paths, named_home
     from tui.app import run_ui
 
     paths = home_paths(context)
-    run_ui(paths, wake_controller=lambda kind: wake_controller(paths, kind), launcher=Launcher(paths))
+    run_ui(
+        paths,
+        wake_controller=lambda kind: wake_controller(paths, kind),
+        launcher=Launcher(paths),
+        named_home=named_home(context),
+    )
 
 
 def _serve(context: typer.Context, port: int) -> None:

@@ -12,6 +12,8 @@ from tui.format import count_label, duration, number
 from tui.plot.series import Floats
 
 ROUNDING = 1e-9  # a range that is smaller than so much of its values is a constant and the noise of its rounding
+BOUND = 1e300  # no axis reaches farther: the differences and ratios of its ends would be no numbers any more
+FARTHEST_DECADE = 305.0
 STEPS = (1.0, 2.0, 2.5, 5.0, 10.0)
 TIME_STEPS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400)
 
@@ -28,7 +30,8 @@ class Scale:
         """Return the places of values, 0 at low and 1 at high; NaN where there is none."""
         if not self.log:
             span = self.high - self.low
-            return (values - self.low) / (span if span > 0 else 1.0)
+            with np.errstate(over="ignore"):
+                return (values - self.low) / (span if span > 0 else 1.0)
         low, high = math.log10(self.low), math.log10(self.high)
         with np.errstate(divide="ignore", invalid="ignore"):
             logs = np.where(values > 0, np.log10(np.where(values > 0, values, 1.0)), np.nan)
@@ -39,7 +42,7 @@ class Scale:
         if not self.log:
             return self.low + unit * (self.high - self.low)
         low, high = math.log10(self.low), math.log10(self.high)
-        return float(10 ** (low + unit * (high - low)))
+        return float(10 ** min(FARTHEST_DECADE, max(-FARTHEST_DECADE, low + unit * (high - low))))
 
     def zoomed(self, factor: float, center: float = 0.5) -> Scale:
         """Return the scale that shows `1/factor` of this one around a place."""
@@ -56,14 +59,15 @@ def fitted(low: float, high: float, *, log: bool, margin: float = 0.0) -> Scale:
     """Return a scale around low..high. Raises nothing: an empty or reversed range becomes one that can be drawn."""
     if not (math.isfinite(low) and math.isfinite(high)) or low > high:
         low, high = (1.0, 10.0) if log else (0.0, 1.0)
+    low, high = max(-BOUND, min(BOUND, low)), max(-BOUND, min(BOUND, high))
     if log:
-        low = max(low, 1e-300)
+        low = max(low, 1 / BOUND)
         high = max(high, low)
         if high / low < 1 + ROUNDING:
             low, high = low / 1.5, high * 1.5
-        pad = (high / low) ** margin
+        pad = min((high / low) ** margin, 1e4)
         return Scale(low / pad, high * pad, log=True)
-    if high - low <= ROUNDING * max(abs(high), abs(low)):
+    if high - low <= max(ROUNDING * max(abs(high), abs(low)), 1 / BOUND):
         pad = abs(high) * 0.1 or 1.0
         return Scale(low - pad, high + pad)
     pad = (high - low) * margin

@@ -32,6 +32,7 @@ class Band:
     count: NDArray[np.int64]
 
 
+@np.errstate(over="ignore", invalid="ignore")  # what has diverged so far has no place on the chart
 def smooth(y: Floats, weight: float) -> Floats:
     """Return the exponential moving average, corrected for its start; NaN stays a gap and is stepped over.
 
@@ -106,6 +107,7 @@ def _first_gaps(gap: NDArray[np.bool_], starts: NDArray[np.int64]) -> NDArray[np
     return hits[np.concatenate(([True], column_of_hit[1:] != column_of_hit[:-1]))]
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def band(curves: Sequence[Points]) -> Band:
     """Return mean and sample standard deviation of several curves where at least one of them is defined.
 

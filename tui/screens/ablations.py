@@ -18,7 +18,6 @@ from tui.screens.sorting import SortActions
 from tui.source import Interest
 from tui.theme import STATUS_GLYPHS, Palette
 from tui.widgets.column import Column, Piece
-from tui.widgets.command_log import command
 from tui.widgets.status_bar import TextBar
 from tui.widgets.table import VirtualTable
 from tui.widgets.text_view import TextView
@@ -139,4 +138,5 @@ class AblationsScreen(SortActions):
     def do_copy_command(self) -> None:
         """Copy the command that prints the table."""
         row = self.table.selected
-        self._copy(command("table", row.name) if row else "")
+        shared = row is not None and sum(other.name == row.name for other in self.snapshot.ablations) > 1
+        self._copy(self.lab.command("table", row.id if shared else row.name) if row else "")

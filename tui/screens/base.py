@@ -108,7 +108,7 @@ class LabScreen(Moving, Screen[None]):
         action = next(action for action in actions(self.SCOPE) if action.name == name)
         reason = action.enabled(self.situation())
         if reason:
-            self.notify(f"{action.label}: {reason}", severity="warning", timeout=4)
+            self.notify(f"{action.label}: {reason}", severity="warning", timeout=4, markup=False)
             return
         if argument:
             self.lab.attempt(action.label, lambda: getattr(self, f"take_{name}")(argument))
@@ -211,7 +211,7 @@ class LabScreen(Moving, Screen[None]):
             self.notify("nothing is selected", severity="warning")
             return
         self.lab.copy_to_clipboard(text)
-        self.notify(f"copied: {text}", timeout=4)
+        self.notify(f"copied: {text}", timeout=4, markup=False)
 
     def do_palette(self) -> None:
         """Open the command palette."""

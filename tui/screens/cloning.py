@@ -18,7 +18,6 @@ from textual.app import SuspendNotSupported
 from tui.describe import run_title
 from tui.screens.confirm import ConfirmScreen
 from tui.toml import to_toml, without_unset
-from tui.widgets.command_log import command
 
 if TYPE_CHECKING:
     from storage.rows import RunRow
@@ -67,7 +66,7 @@ def _plan(lab: MambaLab, what: str, spec: dict[str, Any], name: str) -> None:
 
 
 def _ask(lab: MambaLab, what: str, words: Sequence[str]) -> None:
-    line, launcher = command(*words), lab.launcher
+    line, launcher = lab.command(*words), lab.launcher
     lab.copy_to_clipboard(line)
 
     def answer(yes: bool | None) -> None:

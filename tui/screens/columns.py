@@ -5,15 +5,30 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
+from rich.segment import Segment
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.screen import ModalScreen
+from textual.strip import Strip
 from textual.widgets import SelectionList
 from textual.widgets.selection_list import Selection
 
 from tui.messages import Snapshot
 from tui.widgets.run_table import available_columns
+
+
+class TickList(SelectionList[str]):
+    """A list to tick whose ticks are told apart by their letter as well: Textual's differ in colour alone."""
+
+    def render_line(self, y: int) -> Strip:
+        """Paint one line."""
+        strip = super().render_line(y)
+        place = self.scroll_offset.y + y
+        if place >= self.option_count or self.get_option_at_index(place).value in self.selected:
+            return strip
+        side, tick, *rest = strip
+        return Strip([side, Segment(" ", tick.style), *rest], strip.cell_length)
 
 
 class ColumnsScreen(ModalScreen[list[str] | None]):
@@ -40,7 +55,7 @@ class ColumnsScreen(ModalScreen[list[str] | None]):
         with Vertical(classes="sheet") as sheet:
             sheet.border_title = "Columns"
             sheet.border_subtitle = "space ticks, enter takes, esc leaves; < > move a column in the table"
-            yield SelectionList[str](*self.choices)
+            yield TickList(*self.choices)
 
     def action_move(self, by: int) -> None:
         """Move in the list."""

@@ -9,7 +9,6 @@ from storage.rows import RunRow
 from storage.status import RequestKind
 from tui.describe import run_title
 from tui.screens.base import LabScreen
-from tui.widgets.command_log import command
 
 
 class ControlScreen(LabScreen):
@@ -31,7 +30,7 @@ class ControlScreen(LabScreen):
         """Ask, then request that the runs end."""
         runs = self._of("queued", "running")
         ids = [run.id for run in runs]
-        line = command("cancel", *ids, *(("--yes",) if len(ids) > 1 else ()))
+        line = self.lab.command("cancel", *ids, *(("--yes",) if len(ids) > 1 else ()))
 
         def answer(yes: bool | None) -> None:
             if yes:
@@ -58,7 +57,7 @@ class ControlScreen(LabScreen):
             if ids:
                 control.request(self.lab.paths, RequestKind.RETRY, ids)
 
-        line = command("retry", *ids, *(run.id for run in waiting))
+        line = self.lab.command("retry", *ids, *(run.id for run in waiting))
         self.lab.control(f"retry {_named([*runs, *waiting])}", line, act, wakes="retry")
 
     def do_clone(self) -> None:
@@ -108,7 +107,7 @@ class ControlScreen(LabScreen):
         ids = [run.id for run in runs]
         self.lab.control(
             f"priority {priority} for {_named(runs)}",
-            command("priority", *ids, str(priority)),
+            self.lab.command("priority", *ids, str(priority)),
             lambda: control.request(self.lab.paths, RequestKind.PRIORITY, ids, {"priority": priority}),
             wakes="priority",
         )
@@ -135,14 +134,14 @@ class ControlScreen(LabScreen):
     def _tag(self, runs: Sequence[RunRow], ids: list[str], name: str) -> None:
         self.lab.control(
             f"tag {_named(runs)} {name}",
-            command("tag", *ids, name),
+            self.lab.command("tag", *ids, name),
             lambda: control.add_tags(self.lab.paths, ids, [name]),
         )
 
     def _untag(self, runs: Sequence[RunRow], ids: list[str], name: str) -> None:
         self.lab.control(
             f"untag {_named(runs)} {name}",
-            command("untag", *ids, name),
+            self.lab.command("untag", *ids, name),
             lambda: control.remove_tags(self.lab.paths, ids, [name]),
         )
 
@@ -160,7 +159,7 @@ class ControlScreen(LabScreen):
         if text:
             self.lab.control(
                 f"note on {run.id}",
-                command("note", run.id, text),
+                self.lab.command("note", run.id, text),
                 lambda: control.add_note(self.lab.paths, run.id, text),
             )
 
@@ -172,7 +171,7 @@ class ControlScreen(LabScreen):
         undo = () if archived else ("--undo",)
         self.lab.control(
             f"{'archive' if archived else 'bring back'} {_named(runs)}",
-            command("archive", *undo, *ids),
+            self.lab.command("archive", *undo, *ids),
             lambda: control.archive(self.lab.paths, ids, archived),
         )
 
@@ -183,7 +182,7 @@ class ControlScreen(LabScreen):
     def do_copy_command(self) -> None:
         """Copy the command that shows the run."""
         runs = self.targets()
-        self._copy(command("show", runs[0].id) if runs else "")
+        self._copy(self.lab.command("show", runs[0].id) if runs else "")
 
 
 def _named(runs: Sequence[RunRow]) -> str:

@@ -11,7 +11,6 @@ from tui.exports import write_exports
 from tui.screens.control import ControlScreen
 from tui.screens.queueing import add_seeds, ask_for_seeds
 from tui.study import layouts_of, metrics_of
-from tui.widgets.command_log import command
 from tui.widgets.matrix import MatrixView
 
 
@@ -111,16 +110,32 @@ class MatrixActions(ControlScreen):
 
     def do_copy_command(self) -> None:
         """Copy the command that prints this table."""
-        self._copy(command("table", self.ablation.name if self.ablation else self.ablation_id))
+        self._copy(self.table_command())
+
+    def table_command(self, *further: str) -> str:
+        """Return the command that prints this table: this ablation, metric and layout, whatever else has its name."""
+        matrix, ablation = self.matrix(), self.ablation
+        if matrix is None or ablation is None:
+            return self.lab.command("table", self.ablation_id)
+        words = ["table", ablation.id if self._shares_its_name() else ablation.name]
+        if matrix.metric != ablation.metric:
+            words += ["--metric", matrix.metric]
+        if self.layout_index % len(self.layouts()):
+            words += ["--rows", ",".join(matrix.row_axes), "--columns", ",".join(matrix.column_axes)]
+        return self.lab.command(*words, *further)
+
+    def _shares_its_name(self) -> bool:
+        return sum(row.name == self.ablation.name for row in self.snapshot.ablations) > 1 if self.ablation else False
 
     def do_export(self) -> None:
         """Write the matrix as Markdown, LaTeX and CSV below the home."""
         matrix, ablation = self.matrix(), self.ablation
         if matrix is None or ablation is None:
             return
-        name = re.sub(r"[^A-Za-z0-9_.-]+", "-", f"{ablation.name}-{matrix.metric}").strip("-.")
+        which = f"{ablation.name}-{ablation.id}" if self._shares_its_name() else ablation.name
+        name = re.sub(r"[^A-Za-z0-9_.-]+", "-", f"{which}-{matrix.metric}").strip("-.")
         folder = self.lab.paths.root / "exports"
-        line = command("table", ablation.name, "--format", "md")
+        line = self.table_command("--format", "md")
         self.lab.control(
             f"export to {folder / name}.md, .tex and .csv", line, lambda: write_exports(folder, name, matrix, ablation)
         )

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from tui.describe import run_title
 from tui.screens.confirm import ConfirmScreen, PromptScreen
-from tui.widgets.command_log import command
 
 if TYPE_CHECKING:
     from storage.rows import AblationRow, RunRow
@@ -77,14 +76,14 @@ def add_seeds(lab: MambaLab, ablation: AblationRow, text: str) -> None:
             _submit(lab, what, words)
 
     question = f"Queue {trials * count} runs of {ablation.name}: {trials} trials, {count} further seeds each?"
-    lab.push_screen(ConfirmScreen(question, command(*words)), answer)
+    lab.push_screen(ConfirmScreen(question, lab.command(*words)), answer)
 
 
 def _submit(lab: MambaLab, what: str, words: Sequence[str]) -> None:
     launcher = lab.launcher
     assert launcher is not None  # the action says so before
     lab.notify("a command of its own queues it, which takes a few seconds", title=what, timeout=4, markup=False)
-    lab.control(what, command(*words), lambda: launcher.submit(words))
+    lab.control(what, lab.command(*words), lambda: launcher.submit(words))
 
 
 def _few(numbers: Sequence[int]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from threading import Event
 from typing import Any, ClassVar
 
 from textual.app import ComposeResult
@@ -15,15 +16,14 @@ from textual.widgets import Input
 from storage.errors import StorageError
 from storage.home import HomePaths
 from storage.sql import QueryResult, run_query
-from tui.cells import fit
-from tui.format import number
+from tui.cells import cells, fit
+from tui.format import number, visible
 from tui.keys import bindings
 from tui.messages import Snapshot
 from tui.screens.sorting import SortActions
 from tui.source import Interest
 from tui.theme import Palette
 from tui.widgets.column import Column, Piece
-from tui.widgets.command_log import command
 from tui.widgets.status_bar import TextBar
 from tui.widgets.table import VirtualTable
 
@@ -68,7 +68,7 @@ def sql_columns(result: QueryResult) -> list[Column[SqlRow]]:
     columns = []
     for index, name in enumerate(result.columns):
         texts = [_cell(row[index]) for row in result.rows[:50]]
-        width = min(40, max([len(name) + 1, *(len(text) for text in texts)]))
+        width = min(40, max([cells(name) + 1, *(cells(text) for text in texts)]))
         numeric = all(isinstance(row[index], int | float) or row[index] is None for row in result.rows[:50])
         columns.append(_column(index, name, width, "right" if numeric else "left"))
     return columns
@@ -77,7 +77,7 @@ def sql_columns(result: QueryResult) -> list[Column[SqlRow]]:
 def _column(index: int, name: str, width: int, align: str) -> Column[SqlRow]:
     def paint(row: SqlRow, _now: float, palette: Palette, cell_width: int) -> Sequence[Piece]:
         value = row[1][index]
-        return ((fit(_cell(value), min(len(_cell(value)), cell_width)), palette.faint if value is None else ""),)
+        return ((fit(_cell(value), min(cells(_cell(value)), cell_width)), palette.faint if value is None else ""),)
 
     return Column(f"{index}", name, width, lambda row: row[1][index], paint, align=align)
 
@@ -89,7 +89,7 @@ def _cell(value: Any) -> str:
         return number(value, 6)
     if isinstance(value, bytes):
         return f"<{len(value)} bytes>"
-    return str(value).replace("\n", " ")
+    return visible(str(value))
 
 
 class SqlScreen(SortActions):
@@ -103,6 +103,7 @@ class SqlScreen(SortActions):
         super().__init__()
         self.place = 0
         self.running = ""
+        self.stopped = Event()  # set: the query that runs now is given up
         self.first = query
 
     def body(self) -> ComposeResult:
@@ -175,18 +176,20 @@ class SqlScreen(SortActions):
             del history[:-KEPT_QUERIES]
             self.lab.save_settings()
         self.place = len(history)
-        self.running = query
-        self.query_one("#outcome", TextBar).show((" running ...", "muted"))
-        paths = self.lab.paths
-        self.run_worker(lambda: self.post_message(ask(paths, query, self.lab.now)), thread=True, exclusive=True, group="sql",
-                        exit_on_error=False)  # fmt: skip
+        self.stopped.set()
+        self.running, self.stopped = query, Event()
+        self.query_one("#outcome", TextBar).show((" running ...", "muted"), ("   esc stops it", "muted"))
+        paths, stopped = self.lab.paths, self.stopped.is_set
+        self.run_worker(lambda: self.post_message(ask(paths, query, self.lab.now, stopped)), thread=True, exclusive=True,
+                        group="sql", exit_on_error=False)  # fmt: skip
 
     def on_answered(self, message: Answered) -> None:
         """Show the answer to the newest query."""
         if message.query != self.running:
             return
+        self.running = ""
         outcome = self.query_one("#outcome", TextBar)
-        self.lab.log_command("query", command("query", message.query), message.error)
+        self.lab.log_command("query", self.lab.command("query", message.query), message.error)
         if message.result is None:
             outcome.show((f" {message.error}", "bad"))
             return
@@ -199,23 +202,31 @@ class SqlScreen(SortActions):
         self.table.set_rows(list(enumerate(result.rows)))
         self.table.move_to(0)
 
+    def on_unmount(self) -> None:
+        """Give up the query that runs: the application could not end before it."""
+        self.stopped.set()
+
     def do_open(self) -> None:
         """Go back to the field."""
         self.field.focus()
 
     def do_back(self) -> None:
-        """Leave the field, then the screen."""
-        if self.focused is not None and self.table.rows:
+        """Stop the query that runs, leave the field, then the screen."""
+        if self.running:
+            self.stopped.set()
+        elif self.focused is not None and self.table.rows:
             self.set_focus(None)
         else:
             super().do_back()
 
 
-def ask(paths: HomePaths, query: str, clock: Callable[[], float]) -> Answered:
+def ask(
+    paths: HomePaths, query: str, clock: Callable[[], float], stopped: Callable[[], bool] = lambda: False
+) -> Answered:
     """Run a query and return what came of it."""
     began = clock()
     try:
-        result = run_query(paths, query, limit=MAX_ROWS)
+        result = run_query(paths, query, limit=MAX_ROWS, stopped=stopped)
     except StorageError as error:
         return Answered(query, None, str(error), clock() - began)
     return Answered(query, result, "", clock() - began)

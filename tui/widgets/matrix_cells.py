@@ -74,6 +74,8 @@ class CellWriter:
             pieces.append((f"n={cell.n} ", palette.muted))
         if failed := cell.counts.get("failed"):
             pieces.append((f"{STATUS_GLYPHS['failed']}{failed} ", palette.statuses["failed"]))
+        if cell.nans:
+            pieces.append((f"NaN×{cell.nans} ", palette.statuses["failed"]))
         if key == self.matrix.baseline:
             pieces.append(("baseline", palette.muted))
         elif (difference := self.matrix.difference(key)) is not None:

@@ -29,7 +29,8 @@ def summarise(runs: Sequence[RunRow], metric_of: Callable[[RunRow], str]) -> tup
 
 def head_pieces(title: str, counts: Counter[str], means: dict[str, str], palette: Palette) -> list[Piece]:
     """Return the head of a group."""
-    pieces: list[Piece] = [(f" {title} ", palette.accent), (f" {counts.total()} runs ", palette.muted)]
+    runs = "run" if counts.total() == 1 else "runs"
+    pieces: list[Piece] = [(f" {title} ", palette.accent), (f" {counts.total()} {runs} ", palette.muted)]
     pieces += [(f" {glyph}{counts[status]}", palette.statuses[status])
                for status, glyph in STATUS_GLYPHS.items() if counts[status]]  # fmt: skip
     for key, text in list(means.items())[:METRICS_SHOWN]:

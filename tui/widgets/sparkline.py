@@ -7,10 +7,15 @@ from collections.abc import Sequence
 
 from tui.format import SPARKS
 
+BOUND = 1e300  # the distance of two values beyond might be no number any more
+
 
 def sparkline(values: Sequence[float], width: int) -> str:
     """Return the last `width` values as blocks between their lowest and highest; NaN is a gap."""
-    shown = values[-width:]
+    shown = [
+        value if abs(value) <= BOUND or not math.isfinite(value) else math.copysign(BOUND, value)
+        for value in values[-width:]
+    ]
     finite = [value for value in shown if math.isfinite(value)]
     if not finite:
         return " " * width

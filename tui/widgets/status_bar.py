@@ -11,7 +11,8 @@ from textual.strip import Strip
 from textual.widget import Widget
 
 from storage.cluster import Standing
-from tui.cells import fit
+from tui.cells import cells, fit
+from tui.format import visible
 from tui.keys import Action, Situation, key_label
 from tui.messages import Snapshot, StoreState
 from tui.theme import STATUS_GLYPHS, Palette, named_color, palette_of, style
@@ -37,10 +38,11 @@ def store_words(snapshot: Snapshot, palette: Palette) -> tuple[str, str]:
         warn = snapshot.state not in (StoreState.LOADING, StoreState.EMPTY)
         return STORE_WORDS[snapshot.state], palette.bad if warn else palette.muted
     waiting = snapshot.unfinished
+    wait = "waits" if waiting == 1 else "wait"
     if waiting and snapshot.controller is False:
-        return f"! no controller, {waiting} wait", palette.bad
+        return f"! no controller, {waiting} {wait}", palette.bad
     if waiting and snapshot.standing in TROUBLE:
-        return f"! {TROUBLE[snapshot.standing]}, {waiting} wait", palette.bad
+        return f"! {TROUBLE[snapshot.standing]}, {waiting} {wait}", palette.bad
     if waiting and snapshot.standing is Standing.STARTING:
         return "◌ starting", palette.accent
     return ("● live", palette.good) if waiting else ("○ idle", palette.muted)
@@ -78,7 +80,7 @@ class TopBar(Widget):
         ]
         for index, crumb in enumerate(self.crumbs):
             last = index == len(self.crumbs) - 1
-            left.append(Segment(crumb, style(palette.text if last else palette.muted, ground, bold=last)))
+            left.append(Segment(visible(crumb), style(palette.text if last else palette.muted, ground, bold=last)))
             left.append(Segment("" if last else " › ", style(palette.faint, ground)))
         if self.note:
             left.append(Segment(f"  {self.note}", style(palette.muted, ground)))
@@ -86,10 +88,10 @@ class TopBar(Widget):
         counts = []
         for status, count in self.snapshot.counts.items():
             counts.append(Segment(f" {STATUS_GLYPHS[status]}{count}", style(palette.statuses[status], ground)))
-        room = width - sum(len(segment.text) for segment in (*left, *right))
-        if sum(len(segment.text) for segment in counts) + 2 <= room:
+        room = width - sum(segment.cell_length for segment in (*left, *right))
+        if sum(segment.cell_length for segment in counts) + 2 <= room:
             right = [*counts, Segment("  ", style(palette.text, ground)), *right]
-        used = sum(len(segment.text) for segment in right)
+        used = sum(segment.cell_length for segment in right)
         start = Strip(left).adjust_cell_length(max(0, width - used), style(palette.text, ground))
         return Strip.join([start, Strip(right)]).adjust_cell_length(width, style(palette.text, ground))
 
@@ -177,8 +179,8 @@ class TextBar(Widget):
         palette = palette_of(self.app.theme)
         segments, left = [], self.size.width
         for text, name in self.pieces:
-            cut = fit(text, min(len(text), left))
-            left -= len(cut)
+            cut = fit(text, min(cells(text), left))
+            left -= cells(cut)
             if name == "chosen":
                 segments.append(Segment(cut, style(palette.background, palette.accent, bold=True)))
             else:
@@ -189,6 +191,6 @@ class TextBar(Widget):
         """Tell which piece was clicked."""
         start = 0
         for text, _ in self.pieces:
-            if start <= event.x < start + len(text):
+            if start <= event.x < start + cells(text):
                 self.post_message(self.Pressed(text.strip()))
-            start += len(text)
+            start += cells(text)

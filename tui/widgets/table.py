@@ -18,6 +18,7 @@ from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
+from tui.format import visible
 from tui.theme import Palette, palette_of, style
 from tui.widgets.column import Column, Piece, Row, share_room
 from tui.widgets.order import Order, Section, Sections, grouped
@@ -255,7 +256,10 @@ class VirtualTable(ScrollView, Generic[Row], inherit_bindings=False):
             strip = self._strip(y - 1 + top, palette)
             self._painted[y] = item, strip
             if isinstance(item, Section):
-                return strip.crop_extend(0, width, style(palette.text, palette.surface))
+                ground = style(palette.text, palette.surface)
+                if strip.cell_length > width:  # a number that is cut without a sign would be read as another
+                    strip = Strip.join([strip.crop(0, width - 1), Strip([Segment("…", ground)], 1)])
+                return strip.crop_extend(0, width, ground)
         strip = strip.crop_extend(left, left + width, self._ground(self.sections.at(y - 1 + top)[1], palette))
         return self._more(strip, palette) if y == 0 else strip
 
@@ -268,7 +272,7 @@ class VirtualTable(ScrollView, Generic[Row], inherit_bindings=False):
         if section is None:
             return self._line(index, palette)
         pieces = self.head(section, palette)
-        return Strip([Segment(text, style(ink or palette.text, palette.surface)) for text, ink in pieces])
+        return Strip([Segment(visible(text), style(ink or palette.text, palette.surface)) for text, ink in pieces])
 
     def head(self, section: Section[Row], palette: Palette) -> Sequence[Piece]:
         """Return what the line above a section says."""

@@ -9,6 +9,8 @@ from textual.geometry import Region, Size
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
+from tui.cells import cells, fitting
+from tui.format import visible
 from tui.theme import named_color, palette_of, style
 
 TextLine = Sequence[tuple[str, str]]  # (text, name of a colour of the palette or a status; empty: the text's)
@@ -28,8 +30,9 @@ class TextView(ScrollView, inherit_bindings=False):
 
     def show(self, lines: Sequence[TextLine]) -> None:
         """Show these lines and stay where one is."""
-        if list(lines) != self._lines:
-            self._lines = list(lines)
+        legible: list[TextLine] = [[(visible(text), name) for text, name in line] for line in lines]
+        if legible != self._lines:
+            self._lines = legible
             before, size = self._shown, self.virtual_size
             self._wrap()
             self._repaint(before if size == self.virtual_size else None)
@@ -42,7 +45,7 @@ class TextView(ScrollView, inherit_bindings=False):
     def _wrap(self) -> None:
         width = max(8, self.scrollable_content_region.width)
         self._shown = [part for line in self._lines for part in (wrapped(line, width) if self.wrap else [line])]
-        longest = max((sum(len(text) for text, _ in line) for line in self._shown), default=0)
+        longest = max((sum(cells(text) for text, _ in line) for line in self._shown), default=0)
         self.virtual_size = Size(longest if not self.wrap else width, len(self._shown))
 
     def _repaint(self, before: Sequence[TextLine] | None) -> None:
@@ -88,7 +91,7 @@ class TextView(ScrollView, inherit_bindings=False):
 
 
 def wrapped(line: TextLine, width: int) -> list[TextLine]:
-    """Break a line into pieces of at most `width` characters, at spaces where there are, the colours kept.
+    """Break a line into pieces of at most `width` cells, at spaces where there are, the colours kept.
 
     What follows a break is indented by two; a word that is longer than a line is cut.
     """
@@ -96,15 +99,16 @@ def wrapped(line: TextLine, width: int) -> list[TextLine]:
     left = width
     for text, name in line:
         rest = text
-        while len(rest) > left:
-            at = rest.rfind(" ", 0, left + 1)
+        while cells(rest) > left:
+            room = fitting(rest, left)
+            at = rest.rfind(" ", 0, room + 1)
             if at <= 0 and left == width - 2 * (len(rows) > 1):
-                at = left  # nothing but this word fits into a whole line
+                at = room  # nothing but this word fits into a whole line
             if at > 0:
                 rows[-1].append((rest[:at], name))
             rest = rest[max(at, 0) :].lstrip(" ")
             rows.append([("  ", "")])
             left = width - 2
         rows[-1].append((rest, name))
-        left -= len(rest)
+        left -= cells(rest)
     return list(rows)

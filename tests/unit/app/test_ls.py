@@ -30,7 +30,7 @@ def test_runs_are_listed_newest_first(call: Call, lab: Lab) -> None:
         "seed": "0",
         "status": "completed",
         "step": "500/1000",
-        "metric": "valid/accuracy 0.99",
+        "metric": "0.99 valid/accuracy",
         "duration": "10.0s",
     }
     assert rows[0]["ablation"] == ""
@@ -113,7 +113,7 @@ def test_ablations_are_counted(call: Call, lab: Lab) -> None:
     (row,) = cells(call("ls", "ablations").stdout)
     assert row["name"] == "demo"
     assert row["runs"] == "4"
-    assert row["statuses"] == "2 completed, 1 failed, 1 queued"
+    assert row["statuses"] == "1 queued, 2 completed, 1 failed"
     (ablation,) = call("ls", "ablations", "--json").json
     assert ablation["counts"] == {"completed": 2, "failed": 1, "queued": 1}
 
@@ -166,3 +166,15 @@ def test_where_all_is_archived_it_is_said(call: Call, lab: Lab) -> None:
     assert "no such run; --all looks among archived ones too" in call("ls", "--status", "failed").stderr
     call("archive", lab.single)
     assert "all runs are archived; --all lists them" in call("ls").stderr
+
+
+def test_a_narrow_terminal_keeps_what_tells_runs_apart(call: Call, lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setenv("NO_COLOR", "1")
+    for words in (["ls"], ["ls", "ablations"]):
+        lines = call(*words).stdout.splitlines()
+        assert max(map(len, lines)) <= 40
+        assert lines[0].startswith("id")
+    monkeypatch.setenv("COLUMNS", "80")
+    assert "0.99 valid/ac…" in call("ls").stdout  # the number stays where its name is cut

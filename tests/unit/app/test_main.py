@@ -64,6 +64,18 @@ def test_the_home_is_found_upward(call: Call, lab: Lab, tmp_path: Path, monkeypa
     assert len(call("ls", "--json").json) == 5
 
 
+@pytest.mark.parametrize(("variable", "named"), [("", "lab"), ("lab", "")])
+def test_the_terminal_ui_names_the_home_where_its_commands_must(
+    call: Call, monkeypatch: pytest.MonkeyPatch, variable: str, named: str
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr("tui.app.run_ui", lambda _paths, *, named_home, **_: asked.append(named_home))
+    if variable:
+        monkeypatch.setenv("MAMBALAB_HOME", variable)
+    assert call("--home", "lab", "ui").code == 0
+    assert asked == [named]
+
+
 def test_the_version_is_the_distributions(call: Call) -> None:
     assert call("--version").stdout.startswith("mambalab 0.")
 

@@ -27,7 +27,7 @@ def test_requests_are_all_or_none(repository: Repository, paths: HomePaths, read
     assert (row.id, row.kind, row.status, row.payload, row.outcome) == (number, "cancel", "pending", {}, None)
 
 
-@pytest.mark.parametrize("payload", [None, {}, {"priority": "high"}])
+@pytest.mark.parametrize("payload", [None, {}, {"priority": "high"}, {"priority": 10**23}])
 def test_a_priority_needs_a_number(repository: Repository, paths: HomePaths, payload: dict[str, str] | None) -> None:
     (run_id,) = submit(repository)
     with pytest.raises(ValueError, match="whole number"):

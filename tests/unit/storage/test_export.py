@@ -159,6 +159,7 @@ def test_json_has_every_digit() -> None:
         "significance": 0.5,
         "progress": 1.0,
         "counts": {"completed": 2},
+        "nans": 0,
         "runs": ["run0", "run1"],
     }
 

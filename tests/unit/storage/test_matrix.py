@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from storage.export import footnote, render_matrix
 from storage.matrix import Cell, build_matrix, format_cell, mean_and_std
 from storage.rows import AblationRow, RunRow
 
@@ -171,6 +172,17 @@ def test_an_infinite_value_is_a_value() -> None:
     matrix = build_matrix(ablation(), [run(("s6", "8"), 0, math.inf), run(("s6", "8"), 1, 1.0)])
     cell = matrix.cells[("s6",), ("8",)]
     assert (cell.mean, cell.std, cell.n) == (math.inf, None, 2)
+    assert matrix.best == set()  # what has diverged is not better than anything
+
+
+def test_runs_that_ended_at_nan_are_counted_and_said() -> None:
+    """A mean over the seeds that did not diverge looks better than the trial is."""
+    runs = [run(("s6", "8"), 0, 0.5), run(("s6", "8"), 1, math.nan), run(("s6", "8"), 2, None)]
+    matrix = build_matrix(ablation(), runs)
+    assert (matrix.cells[("s6",), ("8",)].n, matrix.cells[("s6",), ("8",)].nans) == (1, 1)
+    assert footnote(matrix) == "1 completed run ended at NaN and is in no mean"
+    assert "ended at NaN" in render_matrix(matrix, "md", title="")
+    assert footnote(build_matrix(ablation(), runs[:1])) == ""
 
 
 def test_the_difference_to_the_baseline() -> None:

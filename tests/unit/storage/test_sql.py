@@ -150,6 +150,19 @@ def test_an_endless_query_is_stopped(paths: HomePaths) -> None:
     endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT COUNT(*) FROM n"
     with pytest.raises(QueryFailed, match="took longer than 0.05 s and was stopped"):
         run_query(paths, endless, timeout_s=0.05)
+    with pytest.raises(QueryFailed, match="the query was stopped"):
+        run_query(paths, endless, stopped=lambda: True)
+
+
+def test_ctrl_c_ends_a_query_as_an_interrupt(paths: HomePaths, repository: Repository) -> None:
+    del repository
+
+    def interrupt() -> bool:
+        raise KeyboardInterrupt
+
+    endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
+    with pytest.raises(KeyboardInterrupt):
+        run_query(paths, endless, stopped=interrupt)
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from tui.cells import fit, without_folders
-from tui.format import bar, bytes_size, count_label, duration, number, parse_duration, plain
+from tui.cells import cells, fit, fitting, without_folders
+from tui.format import bar, bytes_size, count_label, duration, number, parse_duration, plain, visible
 from tui.widgets.sparkline import sparkline
+from tui.widgets.text_view import wrapped
 
 
 @pytest.mark.parametrize(
@@ -42,7 +43,7 @@ def test_parsed_durations(text: str, seconds: float | None) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(0, "0"), (950, "950"), (1500, "1.5k"), (204_800, "204.8k"), (3.2e6, "3.2M")]
+    ("value", "text"), [(0, "0"), (950, "950"), (1500, "1.5k"), (204_800, "204.8k"), (3.2e6, "3.2M"), (1e300, "1e300")]
 )
 def test_counts(value: float, text: str) -> None:
     assert count_label(value) == text
@@ -81,3 +82,24 @@ def test_values_are_written_as_one_types_them() -> None:
 )
 def test_a_name_that_does_not_fit_loses_its_folders_first(text: str, width: int, shown: str) -> None:
     assert without_folders(text, width) == shown
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [("plain ± 漢", "plain ± 漢"), ("a\x1b[31mred\x07", "a�[31mred�"), ("two\nlines\tand more", "two lines and more")],
+)
+def test_what_a_terminal_would_obey_is_not_sent_to_it(text: str, shown: str) -> None:
+    assert visible(text) == shown
+    assert fit(text, 30).rstrip() == shown
+
+
+@given(st.text(alphabet="ab 漢é", max_size=60), st.integers(4, 20))
+def test_wrapped_lines_are_as_wide_as_the_terminal_shows_them(text: str, width: int) -> None:
+    rows = ["".join(piece for piece, _ in row) for row in wrapped([(text, "")], width)]
+    assert all(cells(row) <= width for row in rows)
+    assert "".join(rows).replace(" ", "") == text.replace(" ", "")
+    assert cells(text[: fitting(text, width)]) <= width
+
+
+def test_a_curve_of_blocks_bears_any_values() -> None:
+    assert sparkline([-1.7e308, 0.0, 1.7e308], 3) == "▁▅█"

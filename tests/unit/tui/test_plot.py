@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -196,3 +196,24 @@ def test_letters_name_curves_where_there_are_no_colours() -> None:
     assert not any("a" in strip.text[9:] for strip in plain[1:10])
     alone = render(ChartData("loss", lines[:1]), view, (60, 12), x=x, palette=DARK, letters=True)
     assert not any("a" in strip.text[9:] for strip in alone[1:10])
+
+
+@given(
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.booleans(),
+    st.sampled_from([0.0, 0.05]),
+)
+@example(1e-300, 1e300, True, 0.05)
+@example(-1.7e308, 1.7e308, False, 0.05)
+@example(0.0, 5e-324, False, 0.05)
+def test_no_value_is_too_large_or_too_small_for_an_axis(one: float, other: float, log: bool, margin: float) -> None:
+    """A loss that has diverged must not end the terminal UI."""
+    low, high = sorted((one, other))
+    scale = fitted(low, high, log=log, margin=margin)
+    for _ in range(3):
+        values = ticks(scale, 14)
+        assert np.isfinite(values).all()
+        assert all(value_labels(values, log=log))
+        assert not np.isnan(scale.unit(np.array([scale.low, scale.high]))).any()
+        scale = scale.zoomed(0.1)

@@ -70,6 +70,20 @@ def test_unknown_and_wrong_settings_are_left_out(tmp_path: Path) -> None:
     assert Settings().columns == list(DEFAULT_COLUMNS)
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"columns": [1, None]}, {"queries": ["SELECT 1", 2]}, {"widths": {"id": "x"}}, {"widths": {"id": -5}},
+        {"widths": {"id": True}}, {"widths": {"id": 10**9}}, {"smoothing": 7.5}, {"smoothing": -1.0},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_settings_that_no_screen_could_use_are_left_out(tmp_path: Path, wrong: dict[str, object]) -> None:
+    path = tmp_path / "ui.json"
+    path.write_text(json.dumps(wrong))
+    assert load_settings(path) == (Settings(), "")
+
+
 def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     assert "not kept" in save_settings(tmp_path / "file" / "ui.json", Settings())
