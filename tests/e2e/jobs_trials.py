@@ -130,13 +130,14 @@ def hungry(spec: RunSpec, context: RunContext) -> RunResult:
 
 
 def save(context: RunContext, step: int) -> None:
-    """Write a checkpoint aside, rename it, and report it."""
+    """Write a checkpoint aside, rename it once every row up to it is on disk, as training does, and report it."""
     folder = context.directory / "checkpoints" / f"step-{step:06d}"
     if folder.exists():
         return
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
     temporary.mkdir(parents=True)
     (temporary / "state.json").write_text(json.dumps({"step": step}))
+    context.sink.flush()
     temporary.rename(folder)
     context.sink.note("checkpoint", {"step": step, "path": f"checkpoints/{folder.name}"})
     context.sink.flush()
