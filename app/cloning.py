@@ -36,6 +36,8 @@ def options_of(spec: Mapping[str, Any]) -> list[str]:
             start[f"task.{key}"] = json.loads(json.dumps(field.get_default(call_default_factory=True), default=list))
     start["task.name"] = RunSpec().task.name
     changed = [key for key, value in wanted.items() if value is not None and value != start.get(key)]
+    if "task.name" not in changed and any(key.startswith("task.") for key in changed):
+        changed = ["task.name", *changed]  # the task's other keys mean nothing without it
     return [word for key in changed for word in ("--set", f"{key}={_text(key, wanted[key])}")]
 
 

@@ -53,6 +53,7 @@ def submit(
             "Leave one of the two out."
         )
     spec, plan = _read(ablation, [*(overrides or []), *pack_override(pack)], parse_seeds(seeds), name, scale)
+    _warn(spec, plan)
     if dry_run:
         from app.plan import print_plan
 
@@ -69,6 +70,14 @@ def submit(
     )
     options = submit_options(context, executor, address, priority)
     launch(context, job, options, follow=follow, as_json=as_json)
+
+
+def _warn(spec: AblationSpec, plan: list[PlannedRun]) -> None:
+    from app.console import say
+    from app.measured import unknown_metrics
+
+    for sentence in unknown_metrics(spec, plan):
+        say(f"warning: {sentence}")
 
 
 def _read(

@@ -14,6 +14,7 @@ SPECS: list[dict[str, Any]] = [
     {},
     {"task": {"name": "copying", "context": 64}, "model": {"d_state": 8}, "train": {"lr": 2e-5}, "seed": 3},
     {"task": {"name": "text", "path": "/tmp/a b = 3.txt"}},
+    {"task": {"name": "selective-copying", "context": 16}},
     {"task": {"name": "mqar"}, "model": {"expand": 1}, "train": {"eval_lengths": [64, 128]}},
 ]
 

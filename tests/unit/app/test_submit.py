@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from app.measured import unknown_metrics
+from app.presets import find_ablation
 from storage.home import HomePaths
 from storage.queries import Reader
+from workers.ablation import load_ablation, plan_runs
 from workers.jobs.submission import SubmitOptions
 
 if TYPE_CHECKING:
@@ -82,6 +85,31 @@ def test_a_change_that_some_trials_overrule_is_said(call: Call, mine: Path) -> N
     done = call("submit", "mine.toml", "--dry-run", "--set", "model.d_state=16")
     assert done.code == 0  # the baseline is a trial of its own there
     assert "sets model.d_state itself" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("key", "told"),
+    [
+        ("valid/acuracy", "warning: no run of this ablation will have the metric 'valid/acuracy'. Did you mean 'valid/accuracy'?"),
+        ("valid/bpb", "warning: no run of this ablation will have the metric 'valid/bpb'."),
+        ("valid/accuracy@64", "warning: no run of this ablation will have the metric 'valid/accuracy@64'."),
+        ("valid/accuracy", ""), ("train/loss", ""), ("system/gpu_percent", ""), ("probe/dt@0", ""),
+    ],
+)  # fmt: skip
+def test_a_metric_that_no_run_will_have_is_said(call: Call, mine: Path, key: str, told: str) -> None:
+    mine.write_text(MINE.replace("valid/accuracy", key))
+    done = call("submit", "mine.toml", "--dry-run")
+    assert done.code == 0
+    assert ("warning" in done.stderr) == bool(told)
+    assert told in done.stderr
+    mine.write_text(MINE.replace("valid/accuracy", "valid/accuracy@64"))
+    assert "warning" not in call("submit", "mine.toml", "--dry-run", "--set", "train.eval_lengths=[64]").stderr
+
+
+def test_the_presets_decide_by_metrics_that_their_runs_have(call: Call) -> None:
+    for preset in call("presets", "--json").json:
+        spec = load_ablation(find_ablation(preset["name"]))
+        assert unknown_metrics(spec, plan_runs(spec, "")) == []
 
 
 def test_a_dry_run_as_json(call: Call, mine: Path) -> None:
