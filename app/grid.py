@@ -10,7 +10,7 @@ import unicodedata
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from tui.format import visible
+from storage.encoding import visible
 
 GAP = 2
 LEAST = 12  # characters that a column keeps when it is cut

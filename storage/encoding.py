@@ -1,4 +1,4 @@
-"""JSON as the store keeps it: compact, and valid for SQLite's json functions and for every other reader."""
+"""How the store keeps values as JSON, compact and valid for every other reader, and how text from it is shown."""
 
 from __future__ import annotations
 
@@ -27,3 +27,10 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_finite(item) for item in value]
     return value
+
+
+def visible(text: str) -> str:
+    """Return the text on one line with `�` for what a terminal would obey instead of showing it, such as an escape."""
+    if text.isprintable():
+        return text
+    return "".join(letter if letter.isprintable() else (" " if letter.isspace() else "\ufffd") for letter in text)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rich.cells import cell_len, set_cell_size
 
-from tui.format import visible
+from storage.encoding import visible
 
 
 def cells(text: str) -> int:

@@ -35,13 +35,6 @@ def _exponent(text: str) -> str:
     return f"{mantissa}e{int(exponent)}"
 
 
-def visible(text: str) -> str:
-    """Return the text on one line with `�` for what a terminal would obey instead of showing it, such as an escape."""
-    if text.isprintable():
-        return text
-    return "".join(letter if letter.isprintable() else (" " if letter.isspace() else "\ufffd") for letter in text)
-
-
 def count_label(value: float) -> str:
     """Return a step or a token count: 0, 500, 1.5k, 20k, 3.2M."""
     if abs(value) >= 1e15:

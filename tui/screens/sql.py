@@ -13,11 +13,12 @@ from textual.binding import Binding, BindingType
 from textual.message import Message
 from textual.widgets import Input
 
+from storage.encoding import visible
 from storage.errors import StorageError
 from storage.home import HomePaths
 from storage.sql import QueryResult, run_query
 from tui.cells import cells, fit
-from tui.format import number, visible
+from tui.format import number
 from tui.keys import bindings
 from tui.messages import Snapshot
 from tui.screens.sorting import SortActions

@@ -11,8 +11,8 @@ from textual.strip import Strip
 from textual.widget import Widget
 
 from storage.cluster import Standing
+from storage.encoding import visible
 from tui.cells import cells, fit
-from tui.format import visible
 from tui.keys import Action, Situation, key_label
 from tui.messages import Snapshot, StoreState
 from tui.theme import STATUS_GLYPHS, Palette, named_color, palette_of, style

@@ -18,7 +18,7 @@ from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
-from tui.format import visible
+from storage.encoding import visible
 from tui.theme import Palette, palette_of, style
 from tui.widgets.column import Column, Piece, Row, share_room
 from tui.widgets.order import Order, Section, Sections, grouped

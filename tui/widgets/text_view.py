@@ -9,8 +9,8 @@ from textual.geometry import Region, Size
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
+from storage.encoding import visible
 from tui.cells import cells, fitting
-from tui.format import visible
 from tui.theme import named_color, palette_of, style
 
 TextLine = Sequence[tuple[str, str]]  # (text, name of a colour of the palette or a status; empty: the text's)

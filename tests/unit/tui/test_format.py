@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
+from storage.encoding import visible
 from tui.cells import cells, fit, fitting, without_folders
-from tui.format import bar, bytes_size, count_label, duration, number, parse_duration, plain, visible
+from tui.format import bar, bytes_size, count_label, duration, number, parse_duration, plain
 from tui.widgets.sparkline import sparkline
 from tui.widgets.text_view import wrapped
 
