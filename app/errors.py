@@ -45,6 +45,7 @@ EXPECTED: dict[str, ExitCode] = {
     "workers.errors.TaskError": ExitCode.BAD_INPUT,
     "workers.errors.CheckpointError": ExitCode.FAILED,
     "workers.jobs.errors.JobError": ExitCode.FAILED,
+    "workers.training.errors.TrainingError": ExitCode.FAILED,
     "kernels.common.errors.KernelError": ExitCode.FAILED,
 }
 

@@ -10,7 +10,7 @@ import typer
 def note(
     context: typer.Context,
     ref: Annotated[str, typer.Argument(help="A run or an ablation.")],
-    text: Annotated[str, typer.Argument(help="The remark. An ablation has one, which this replaces.")],
+    text: Annotated[str, typer.Argument(help="The remark. An ablation has one, which this replaces; '' takes it off.")],
 ) -> None:
     """Keep a remark with a run or an ablation; `mambalab show` and the terminal UI print it."""
     from app.console import say
@@ -27,4 +27,4 @@ def note(
             add_note(home_paths(context), identity, text)
         except ValueError as error:
             bad_input(str(error))
-    say(f"noted on {identity}")
+    say(f"noted on {identity}" if text.strip() else f"took the note off {identity}")

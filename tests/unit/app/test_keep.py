@@ -46,6 +46,8 @@ def test_notes_are_kept_with_runs_and_ablations(call: Call, lab: Lab, reader: Re
     call("note", "demo", "for the talk")
     assert [note.body for note in reader.notes(lab.single)] == ["look again"]
     assert reader.ablation(lab.ablation).note == "for the talk"
+    assert call("note", "demo", "").stderr == f"took the note off {lab.ablation}\n"
+    assert reader.ablation(lab.ablation).note == ""
 
 
 def test_an_archived_ablation_leaves_lists_but_not_its_own_table(call: Call, lab: Lab, reader: Reader) -> None:

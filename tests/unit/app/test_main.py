@@ -12,6 +12,7 @@ from app.errors import EXPECTED, CommandError, ExitCode, exit_code_of
 from app.verbs import VERBS
 from storage.errors import AmbiguousPrefix, NotFound, NotReadOnly, StoreLocked
 from workers.jobs.errors import ClusterError, ControllerError
+from workers.training.errors import DeviceError
 
 if TYPE_CHECKING:
     from tests.unit.app.conftest import Call, Lab
@@ -111,6 +112,7 @@ def test_a_defect_keeps_its_traceback(lab: Lab, monkeypatch: pytest.MonkeyPatch)
         (StoreLocked("x"), 1),
         (ControllerError("x"), 1),
         (ClusterError("x"), 1),
+        (DeviceError("x"), 1),
         (ValueError("x"), None),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else str(value),
