@@ -117,7 +117,7 @@ def test_a_living_controller_is_asked_for_the_place(call: Call, lab: Lab, reader
     ("words", "told"),
     [
         (["demo", "much"], "got 'much', expected a whole number"),
-        (["demo", "9000000000000000000000"], "of at most 1e+06"),
+        (["demo", "9000000000000000000000"], "of at most 1,000,000"),
         (["demo"], "Missing argument"),
         (["--fast", "demo", "1"], "No such option"),
     ],

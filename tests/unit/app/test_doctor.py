@@ -30,7 +30,7 @@ def test_a_healthy_store_and_machine(call: Call, lab: Lab) -> None:
     assert done.json["ok"] is True
     assert done.code == 0
     assert checks["torch"]["detail"] == importlib.metadata.version("torch")
-    assert "2 completed, 1 failed, 1 queued, 1 running" in checks["store"]["detail"]
+    assert "1 queued, 1 running, 2 completed, 1 failed" in checks["store"]["detail"]
     assert checks["controller"]["detail"].startswith("none at work")
     assert call("doctor").stdout.startswith("check\tstate\tdetail\npython\tok\t")
 
