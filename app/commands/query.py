@@ -82,7 +82,11 @@ def _print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
 def _cell(value: Any) -> str:
     if value is None:
         return ""
-    return f"{value:.6g}" if isinstance(value, float) else str(_plain(value))
+    if not isinstance(value, float):
+        return str(_plain(value))
+    if not sys.stdout.isatty():
+        return f"{value:.12g}"  # for a program, as exact as a time in seconds needs
+    return f"{value:.6g}" if abs(value) < 1e6 else f"{value:.10g}"
 
 
 def _plain(value: Any) -> Any:

@@ -87,7 +87,7 @@ def _cell(value: Any) -> str:
     if value is None:
         return "NULL"
     if isinstance(value, float):
-        return number(value, 6)
+        return f"{value:.10g}" if 1e6 <= abs(value) < 1e10 else number(value, 6)  # times in seconds keep their digits
     if isinstance(value, bytes):
         return f"<{len(value)} bytes>"
     return visible(str(value))

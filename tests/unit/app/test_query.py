@@ -75,3 +75,12 @@ def test_what_does_not_only_read_is_bad_input(call: Call, lab: Lab, sql: str, to
 def test_json_keeps_columns_that_share_a_name(call: Call, lab: Lab) -> None:
     done = call("query", "SELECT 1 AS id, 2 AS id, 3 AS id_2", "--json")
     assert done.json == [{"id": 1, "id_3": 2, "id_2": 3}]
+
+
+def test_large_numbers_keep_their_digits(call: Call, lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A time in seconds was written 1.7641e+09."""
+    statement = "SELECT 1764097222.125 AS at, 0.123456789 AS share"
+    assert call("query", statement).stdout == "at\tshare\n1764097222.12\t0.123456789\n"
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert call("query", statement).stdout.split() == ["at", "share", "─" * 10, "─" * 8, "1764097222", "0.123457"]

@@ -124,10 +124,11 @@ async def test_wide_letters_have_room_in_an_answer(store: HomePaths, drive: Driv
     async with drive(store) as pilot:
         await pilot.press("Q")
         screen = at(pilot, SqlScreen)
-        screen.field.value = "SELECT '漢字漢字' AS w"
+        screen.field.value = "SELECT '漢字漢字' AS w, 1764097222.125 AS at"
         await pilot.press("enter")
         await until(pilot, lambda: screen.table.rows, "an answer")
         assert screen.table.columns[0].width == 8
+        assert screen.table.columns[1].width == len("1764097222")
 
 
 async def test_ticks_are_told_apart_without_colours(store: HomePaths, drive: Drive) -> None:
