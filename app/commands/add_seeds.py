@@ -25,7 +25,7 @@ def add_seeds(
     from app.home import reader
     from workers.jobs.extending import further_seeds, plan_extension, submit_seeds
 
-    check_executor(executor)
+    check_executor(executor, address)
     wanted = parse_seeds(seeds, "SEEDS") or []
     with reader(context) as store:
         ablation_id = store.resolve_ablation(ablation)

@@ -42,10 +42,19 @@ Pack = Annotated[
 EXECUTORS = ("ray", "subprocess", "inline")
 
 
-def check_executor(name: str | None) -> None:
-    """End with bad input where the executor is not known."""
+def check_executor(name: str | None, address: str | None) -> None:
+    """End with bad input where the executor is not known, or the address is none or of no use to it."""
     if name is not None and name not in EXECUTORS:
         bad_input(f"--executor: got {name!r}, expected one of {', '.join(EXECUTORS)}")
+    if address is None:
+        return
+    host, _, port = address.rpartition(":")
+    if not host or "/" in host or not port.isdecimal() or not 1 <= int(port) <= 65535:
+        bad_input(f"--address: got {address!r}, expected HOST:PORT of a Ray head, such as 10.0.0.1:6379")
+    if name not in (None, "ray"):
+        bad_input(
+            f"--address: got {address!r} with --executor {name}, which joins no cluster. Leave one of the two out."
+        )
 
 
 def pack_override(text: str | None) -> list[str]:

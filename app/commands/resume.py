@@ -33,7 +33,7 @@ def resume(
 
     `retry` is for going on with a run that did not end well.
     """
-    check_executor(executor)
+    check_executor(executor, address)
     from app.launching import Job, launch, submit_options
     from app.resuming import plan_branch, submit_branch
 

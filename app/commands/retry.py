@@ -19,7 +19,7 @@ def retry(context: typer.Context, refs: Refs, *, executor: Executor = None, addr
     from storage.status import RequestKind, RunStatus
     from workers.jobs.submission import SubmitOptions, check_compatible
 
-    check_executor(executor)
+    check_executor(executor, address)
     paths = home_paths(context)
     with reader(context) as store:
         named = runs_named(store, refs)

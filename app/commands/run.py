@@ -33,7 +33,7 @@ def run(
     from workers.ablation import build_run
     from workers.jobs.submission import submit_run
 
-    check_executor(executor)
+    check_executor(executor, address)
     _check_name(name)
     changes = [*(overrides or []), *([] if seed is None else [f"seed={seed}"])]
     spec = with_absolute_paths(build_run(changes), Path.cwd())

@@ -46,7 +46,7 @@ def submit(
     as_json: Json = False,
 ) -> None:
     """Queue every run of an ablation and return at once; the runs go on when this terminal closes."""
-    check_executor(executor)
+    check_executor(executor, address)
     if executor == "inline" and pack not in (None, "auto", "off"):
         bad_input(
             f"--pack: got {pack!r} with --executor inline, which works through the runs one by one in this process. "
