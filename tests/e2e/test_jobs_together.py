@@ -67,6 +67,7 @@ def test_killed_it_is_tried_again_and_cancelled_it_saves_its_state(store: JobsLa
         saved = [checkpoint.step for checkpoint in reader.checkpoints(run_id)]
         steps = reader.series(run_id, "train/loss").steps
     assert saved[-1] == steps[-1] > known
+    assert list(steps) == list(range(1, len(steps) + 1))  # no row is missing where the second attempt took over
 
 
 def family(process: psutil.Process | None) -> list[psutil.Process]:

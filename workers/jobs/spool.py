@@ -12,6 +12,7 @@ newline is there; a torn last line (a full disk, a kill in the middle of a write
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
 from collections.abc import Mapping
@@ -111,6 +112,18 @@ def read_from(path: Path, cursor: int, limit: int = CHUNK_BYTES) -> tuple[bytes,
     except FileNotFoundError:
         return b"", cursor
     return data[:end], cursor + end
+
+
+def is_being_written(path: Path) -> bool:
+    """Say whether a living process has a spool open for writing: it holds a lock on it (`SpoolSink`)."""
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        return False
+    return False
 
 
 def _take(tree: dict[str, Any], batch: Batch) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from storage.home import AttemptPaths
 from workers.jobs.attempt import EXIT_CODES, AttemptSpec, Outcome, WorkerExit
@@ -16,8 +17,9 @@ from workers.jobs.executors.base import Report
 from workers.jobs.files import read_json, write_json
 from workers.jobs.launch import UNKNOWN_EXIT, AdoptedWorker, ChildWorker, WorkerProcess, signal_group
 from workers.jobs.process import ProcessId
-from workers.jobs.spool import CHUNK_BYTES, read_from
+from workers.jobs.spool import CHUNK_BYTES, is_being_written, read_from
 from workers.jobs.worker import LAUNCH_FILE, STOP_FILE, claimed_by, worker_of
+from workers.parallel import processes
 
 
 class Supervisor:
@@ -57,6 +59,8 @@ class Supervisor:
     def poll(self, cursor: int, limit: int = CHUNK_BYTES) -> Report:
         """Return the worker's state and whole spool lines from a byte offset."""
         code = self._exit_code()  # asked before the spool is read: what was written before the end is then in it
+        if code is not None and _ranks_write(self.paths, self.attempt.spec):
+            code = None
         pack = self.attempt.pack
         # once all are over the worker ends by itself, as one that serves a single attempt does
         if pack and self.paths.result.exists() and (code is not None or serves_others(self.attempt.path, pack)):
@@ -130,6 +134,15 @@ class Supervisor:
         return worker
 
 
+def _ranks_write(paths: AttemptPaths, spec: Mapping[str, Any]) -> bool:
+    """Say whether a process that a worker started still reports: its rows are the attempt's until it has ended too.
+
+    Whoever starts them ends them when their worker is gone, but not in the same moment. The next attempt may go on from a
+    checkpoint that they saved meanwhile, and the rows up to that would be missing.
+    """
+    return processes(spec) > 1 and is_being_written(paths.spool)
+
+
 def serves_others(directory: Path, pack: Sequence[str]) -> bool:
     """Say whether an attempt is over while others of its ensemble are not: their worker is then theirs."""
     over = {folder: AttemptPaths(Path(folder)).result.exists() for folder in pack}
@@ -166,6 +179,9 @@ def leftovers(directory: Path, cursor: int) -> Report:
         signal_group(worker.pid, signal.SIGKILL)
         return Report("running", cursor=cursor)  # asked again once it is dead: its last lines may still be on their way
     paths = AttemptPaths(directory)
-    packed = paths.result.exists() and bool((read_json(paths.spec) or {}).get("pack"))
+    tree = read_json(paths.spec) or {}
+    if _ranks_write(paths, tree.get("spec", {})):
+        return report_from(paths, cursor, None, running=True)
+    packed = paths.result.exists() and bool(tree.get("pack"))
     report = report_from(paths, cursor, result_code(paths) if packed else UNKNOWN_EXIT, running=False)
     return report if report.result is not None else replace(report, state="gone")
