@@ -12,7 +12,7 @@ from ray.exceptions import RayActorError
 
 from storage.home import AttemptPaths
 from workers.jobs.executors import ray as ray_executor
-from workers.jobs.executors.base import Report
+from workers.jobs.executors.base import Report, State
 from workers.jobs.executors.ray import RayExecutor, _host
 from workers.jobs.files import write_json
 
@@ -60,7 +60,7 @@ class FakeCluster:
         """Return an answer."""
         if self.killed:
             raise RayActorError(error_msg="The actor is dead because it was killed by `ray.kill`.")
-        state = "running" if self.exit_code is None else "exited"
+        state: State = "running" if self.exit_code is None else "exited"
         return Report(state, exit_code=self.exit_code), b"", _host()
 
     def kill(self, actor: object, *, no_restart: bool) -> None:
