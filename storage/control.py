@@ -69,7 +69,7 @@ def note_ablation(paths: HomePaths, ablation_id: str, body: str) -> None:
     with _writing(paths) as connection:
         changed = connection.execute("UPDATE ablation SET note = ? WHERE id = ?", (body.strip(), ablation_id)).rowcount
         if not changed:
-            raise NotFound(f"no ablation has the id {ablation_id!r}. `mambalab ls ablations` lists them.")
+            raise NotFound.no_ablation(ablation_id)
 
 
 def add_tags(paths: HomePaths, run_ids: Sequence[str], names: Sequence[str]) -> None:
@@ -110,7 +110,7 @@ def archive_ablation(paths: HomePaths, ablation_id: str, archived: bool) -> None
     with _writing(paths) as connection:
         changed = connection.execute("UPDATE ablation SET archived = ? WHERE id = ?", (archived, ablation_id)).rowcount
         if not changed:
-            raise NotFound(f"no ablation has the id {ablation_id!r}. `mambalab ls ablations` lists them.")
+            raise NotFound.no_ablation(ablation_id)
         connection.execute("UPDATE run SET archived = ? WHERE ablation_id = ?", (archived, ablation_id))
 
 

@@ -40,6 +40,11 @@ class StoreLocked(StorageError):
 class NotFound(StorageError):
     """Nothing in the store has that name."""
 
+    @classmethod
+    def no_ablation(cls, ablation_id: str) -> NotFound:
+        """Return the error for an id that no ablation has."""
+        return cls(f"no ablation has the id {ablation_id!r}. `mambalab ls ablations` lists them.")
+
 
 class AmbiguousPrefix(StorageError):
     """A prefix that several ids share; `candidates` lists them."""

@@ -147,7 +147,7 @@ class Reader:
         with self._snapshot() as connection:
             found = select_ablations(connection, ablation_id=ablation_id)
         if not found:
-            raise NotFound(f"no ablation has the id {ablation_id!r}. `mambalab ls ablations` lists them.")
+            raise NotFound.no_ablation(ablation_id)
         return found[0]
 
     def attempts(self, run_id: str) -> list[AttemptRow]:

@@ -53,7 +53,7 @@ def extend(
     driver = driver_connection(transaction.connection)
     found = driver.execute("SELECT seeds, spec FROM ablation WHERE id = ?", (ablation_id,)).fetchone()
     if found is None:
-        raise NotFound(f"no ablation has the id {ablation_id!r}. `mambalab ls ablations` lists them.")
+        raise NotFound.no_ablation(ablation_id)
     for run in runs:
         query = "SELECT id FROM run WHERE ablation_id = ? AND trial_index = ? AND seed = ?"
         there = driver.execute(query, (ablation_id, run.trial_index, run.seed)).fetchone()

@@ -74,6 +74,10 @@ class Snapshot:
         """Return an ablation by its id."""
         return next((row for row in self.ablations if row.id == ablation_id), None)
 
+    def shares_its_name(self, ablation: AblationRow) -> bool:
+        """Tell whether another ablation has the same name, which then means the newest of them."""
+        return sum(row.name == ablation.name for row in self.ablations) > 1
+
 
 @dataclass(frozen=True, slots=True)
 class Detail:

@@ -25,7 +25,6 @@ Executor = Annotated[
         show_default=False,
     ),
 ]
-MOST_SEEDS = 100_000  # as many runs as an ablation may have
 Priority = Annotated[
     int, typer.Option(min=-FARTHEST_PRIORITY, max=FARTHEST_PRIORITY, help="Runs with a higher one start first.")
 ]
@@ -70,13 +69,15 @@ def parse_seeds(text: str | None, name: str = "--seeds") -> list[int] | None:
     """Return the seeds that `3` (0, 1, 2) or `4,7,9` name; `name` is the option's, for errors."""
     if text is None:
         return None
+    from workers.ablation import MAX_RUNS
+
     try:
         numbers = [int(part) for part in text.split(",")]
     except ValueError:
         bad_input(f"{name}: got {text!r}, expected a count such as 3 or a list such as 0,1,2")
     if "," not in text:
-        if not 1 <= numbers[0] <= MOST_SEEDS:
-            bad_input(f"{name}: got {numbers[0]}, expected a count of at least 1 and at most {MOST_SEEDS:,}")
+        if not 1 <= numbers[0] <= MAX_RUNS:
+            bad_input(f"{name}: got {numbers[0]}, expected a count of at least 1 and at most {MAX_RUNS:,}")
         return list(range(numbers[0]))
     return numbers
 

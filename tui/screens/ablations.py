@@ -138,5 +138,7 @@ class AblationsScreen(SortActions):
     def do_copy_command(self) -> None:
         """Copy the command that prints the table."""
         row = self.table.selected
-        shared = row is not None and sum(other.name == row.name for other in self.snapshot.ablations) > 1
-        self._copy(self.lab.command("table", row.id if shared else row.name) if row else "")
+        if row is None:
+            self._copy("")
+            return
+        self._copy(self.lab.command("table", row.id if self.snapshot.shares_its_name(row) else row.name))

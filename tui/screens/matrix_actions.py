@@ -117,22 +117,19 @@ class MatrixActions(ControlScreen):
         matrix, ablation = self.matrix(), self.ablation
         if matrix is None or ablation is None:
             return self.lab.command("table", self.ablation_id)
-        words = ["table", ablation.id if self._shares_its_name() else ablation.name]
+        words = ["table", ablation.id if self.snapshot.shares_its_name(ablation) else ablation.name]
         if matrix.metric != ablation.metric:
             words += ["--metric", matrix.metric]
         if self.layout_index % len(self.layouts()):
             words += ["--rows", ",".join(matrix.row_axes), "--columns", ",".join(matrix.column_axes)]
         return self.lab.command(*words, *further)
 
-    def _shares_its_name(self) -> bool:
-        return sum(row.name == self.ablation.name for row in self.snapshot.ablations) > 1 if self.ablation else False
-
     def do_export(self) -> None:
         """Write the matrix as Markdown, LaTeX and CSV below the home."""
         matrix, ablation = self.matrix(), self.ablation
         if matrix is None or ablation is None:
             return
-        which = f"{ablation.name}-{ablation.id}" if self._shares_its_name() else ablation.name
+        which = f"{ablation.name}-{ablation.id}" if self.snapshot.shares_its_name(ablation) else ablation.name
         name = re.sub(r"[^A-Za-z0-9_.-]+", "-", f"{which}-{matrix.metric}").strip("-.")
         folder = self.lab.paths.root / "exports"
         line = self.table_command("--format", "md")

@@ -16,6 +16,18 @@ from kernels import stacked_products as small
 from workers.training.projections import Projections
 
 
+class MappedOver(torch.autograd.Function):
+    """What is mapped over the members; only its rule runs, as a weight without members would be no parameter."""
+
+    @staticmethod
+    def forward(*inputs: Any) -> Any:
+        raise NotImplementedError("stacked projections are for use inside vmap over the weights")
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        """Nothing is kept: see `forward`."""
+
+
 class Products(torch.autograd.Function):
     """x (members, ..., inputs), weight (members, outputs, inputs), bias (members, outputs)."""
 

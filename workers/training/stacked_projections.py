@@ -25,7 +25,7 @@ from workers.models.split import project, project_through
 from workers.training.beside import Beside
 from workers.training.projections import ONE_HOT, Decay, Projections, Renewed
 from workers.training.stacked import Stack
-from workers.training.stacked_products import LookUp, Parts, Products, check_own
+from workers.training.stacked_products import LookUp, MappedOver, Parts, Products, check_own
 from workers.training.stacked_seam import Across, joined
 from workers.training.stacked_taken import COPY, DECAY, StackedTaken
 from workers.training.stacked_through import Through, serves_through
@@ -151,16 +151,8 @@ def _linear(stacked: _Stacked, x: Tensor, weight: Tensor, bias: Tensor | None = 
     return y
 
 
-class _Linear(torch.autograd.Function):
-    """What is mapped over; only its rule runs, as a weight without members would be no parameter."""
-
-    @staticmethod
-    def forward(x: Tensor, weight: Tensor, bias: Tensor | None, stacked: _Stacked) -> Tensor:
-        raise NotImplementedError("stacked projections are for use inside vmap over the weights")
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        """Nothing is kept: see `forward`."""
+class _Linear(MappedOver):
+    """`F.linear`."""
 
     @staticmethod
     def vmap(
@@ -175,16 +167,8 @@ class _Linear(torch.autograd.Function):
         return y, y.dim() - 2 if side_by_side else 0
 
 
-class _Split(torch.autograd.Function):
-    """As `_Linear`, of `project`."""
-
-    @staticmethod
-    def forward(x: Tensor, weight: Tensor, sizes: tuple[int, ...], stacked: _Stacked) -> tuple[Tensor, ...]:
-        raise NotImplementedError("stacked projections are for use inside vmap over the weights")
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        """Nothing is kept: see `forward`."""
+class _Split(MappedOver):
+    """`project`."""
 
     @staticmethod
     def vmap(
@@ -199,18 +183,8 @@ class _Split(torch.autograd.Function):
         return parts, tuple(parts[0].dim() - 2 if side_by_side else 0 for _ in parts)
 
 
-class _Through(torch.autograd.Function):
-    """As `_Linear`, of `project_through`."""
-
-    @staticmethod
-    def forward(
-        x: Tensor, weight: Tensor, own: Tensor, sizes: tuple[int, ...], stacked: _Stacked
-    ) -> tuple[Tensor, ...]:
-        raise NotImplementedError("stacked projections are for use inside vmap over the weights")
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        """Nothing is kept: see `forward`."""
+class _Through(MappedOver):
+    """`project_through`."""
 
     @staticmethod
     def vmap(
@@ -238,16 +212,8 @@ class _Through(torch.autograd.Function):
         return (kept, dt, *others), (0, dt.dim() - 2 if side_by_side else 0, *(0 for _ in others))
 
 
-class _Embedding(torch.autograd.Function):
-    """As `_Linear`, of rows that tokens name."""
-
-    @staticmethod
-    def forward(tokens: Tensor, weight: Tensor, projections: Projections) -> Tensor:
-        raise NotImplementedError("stacked projections are for use inside vmap over the weights")
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        """Nothing is kept: see `forward`."""
+class _Embedding(MappedOver):
+    """Rows that tokens name."""
 
     @staticmethod
     def vmap(
@@ -259,16 +225,8 @@ class _Embedding(torch.autograd.Function):
         return LookUp.apply(first(tokens, in_dims[0], info.batch_size), weight, projections), 0  # type: ignore[no-untyped-call]
 
 
-class _Decay(torch.autograd.Function):
-    """As `_Linear`, of logarithms."""
-
-    @staticmethod
-    def forward(log: Tensor, projections: Projections) -> Tensor:
-        raise NotImplementedError("stacked projections are for use inside vmap over the weights")
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        """Nothing is kept: see `forward`."""
+class _Decay(MappedOver):
+    """Rates of logarithms."""
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], log: Tensor, projections: Projections) -> tuple[Tensor, int]:  # noqa: ARG004

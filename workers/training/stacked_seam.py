@@ -16,6 +16,7 @@ from workers.models.block import RMSNorm
 from workers.models.seam import Norm
 from workers.training.projections import Projections
 from workers.training.stacked_products import (
+    MappedOver,
     as_it_came,
     check_own,
     dense,
@@ -48,16 +49,8 @@ def joined(
     )
 
 
-class Across(torch.autograd.Function):
-    """What is mapped over; only its rule runs, as a weight without members would be no parameter."""
-
-    @staticmethod
-    def forward(*inputs: Any) -> tuple[Tensor, ...]:
-        raise NotImplementedError("stacked projections are for use inside vmap over the weights")
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        """Nothing is kept: see `forward`."""
+class Across(MappedOver):
+    """`across`."""
 
     @staticmethod
     def vmap(
